@@ -1,0 +1,48 @@
+# Every target makes what it needs, the virtual environment included.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test lint proto bench up down lock clean
+.DEFAULT_GOAL := test
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tongxing needs Python 3.11 or later: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned dependencies into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)  ## the main job: three provinces, 588 travellers
+	@$(BIN)/python scripts/demo.py
+
+up: $(STAMP)  ## leave the three provinces running
+	@$(BIN)/python scripts/demo.py up
+
+down: $(STAMP)
+	@$(BIN)/python scripts/demo.py down
+
+test: lint  ## everything that CI runs
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/generate.py --check
+
+proto: $(STAMP)  ## write exchange/v1 anew from proto/
+	$(BIN)/python scripts/generate.py
+
+bench: $(STAMP)
+	$(BIN)/python -m scripts.bench
+
+lock: pyproject.toml  ## pin anew: needs uv
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group dev pyproject.toml -o requirements.txt
+	@! grep -nE '://' requirements.txt
+
+clean: down
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache
