@@ -1,0 +1,323 @@
+"""Attestations (健康证明): a health fact about one holder as a CWT claims set (RFC 8392).
+
+The claims are those of the table below; ``cose`` signs them. The signed bytes are what is stored,
+sent and shown: an `Attestation` is only what was read from them.
+
+======  ==========  ===============================================================
+label   claim       value
+======  ==========  ===============================================================
+1       iss         the province's GB/T 2260 code, text
+2       sub         the subject token, base64url without padding (36 bytes, 48 characters)
+4 5 6   exp nbf iat whole seconds since 1970
+7       cti         16 bytes, a UUIDv7: the attestation's id
+−70001  health      map: ``kind`` and its fields, ``issuer``, ``data_as_of``, ``supersedes``
+−70002  holder      map: masked ``name``, ``document_type``, masked ``document_number``
+======  ==========  ===============================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+from exchange import cose
+from exchange.errors import (
+    BadSignatureError,
+    ExpiredError,
+    FutureTimeError,
+    MalformedObjectError,
+    UnexplainedColourError,
+    UnknownIssuerError,
+)
+from exchange.facts import (
+    Colour,
+    Fact,
+    HealthCodeStatus,
+    Kind,
+    fact_from_claim,
+    fact_to_claim,
+    from_seconds,
+)
+from exchange.keys import PublicKey, Signer
+from exchange.provinces import PROVINCES
+from exchange.subjects import TOKEN_BYTES, DocumentType
+from exchange.trust.trustlist import TrustList
+
+__all__ = [
+    "CLOCK_SKEW",
+    "LIFE",
+    "Attestation",
+    "AttestationVerifier",
+    "Holder",
+    "Issuer",
+    "check_colour",
+    "decode",
+    "digest",
+    "encode",
+    "sign",
+]
+
+T = TypeVar("T")
+
+ISS, SUB, EXP, NBF, IAT, CTI = 1, 2, 4, 5, 6, 7
+HEALTH, HOLDER = -70001, -70002
+
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far ahead another machine's clock may be."""
+
+LIFE = {
+    Kind.MEDICAL_EXAMINATION: timedelta(days=180),
+    Kind.NUCLEIC_ACID_TEST: timedelta(days=14),
+    Kind.ANTIGEN_TEST: timedelta(days=7),
+    Kind.VACCINATION: timedelta(days=3 * 365),
+    Kind.RECOVERY: timedelta(days=180),
+    Kind.HEALTH_CODE_STATUS: timedelta(days=30),
+}
+"""How long after sampling an attestation of a kind may live: its usual and its longest life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """The institution that established a fact (发证机构)."""
+
+    credit_code: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The holder, masked: enough to compare with the person at the gate."""
+
+    name: str
+    document_type: DocumentType
+    document_number: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """What one signed attestation says. Times are aware and in UTC."""
+
+    id: UUID
+    province: str
+    token: bytes
+    fact: Fact
+    issuer: Issuer
+    holder: Holder
+    issued_at: datetime
+    expires_at: datetime
+    data_as_of: datetime
+    supersedes: UUID | None = None
+
+
+def encode(attestation: Attestation) -> bytes:
+    """The claims set as deterministic CBOR (RFC 8949 §4.2)."""
+    return cose.encode(_claims(attestation))
+
+
+def digest(attestation: Attestation) -> bytes:
+    """SHA-256 over all that the issuer said: equal for the same fact signed twice."""
+    claims = _claims(attestation)
+    del claims[IAT], claims[NBF]
+    return hashlib.sha256(cose.encode(claims)).digest()
+
+
+def _claims(attestation: Attestation) -> dict[int, Any]:
+    issuer, holder = attestation.issuer, attestation.holder
+    issued = int(attestation.issued_at.timestamp())
+    health = fact_to_claim(attestation.fact)
+    health["issuer"] = {"credit_code": issuer.credit_code, "name": issuer.name}
+    health["data_as_of"] = int(attestation.data_as_of.timestamp())
+    if attestation.supersedes:
+        health["supersedes"] = attestation.supersedes.bytes
+    return {
+        ISS: attestation.province,
+        SUB: base64.urlsafe_b64encode(attestation.token).decode(),
+        EXP: int(attestation.expires_at.timestamp()),
+        NBF: issued,
+        IAT: issued,
+        CTI: attestation.id.bytes,
+        HEALTH: health,
+        HOLDER: {
+            "name": holder.name,
+            "document_type": holder.document_type.value,
+            "document_number": holder.document_number,
+        },
+    }
+
+
+def sign(attestation: Attestation, signer: Signer) -> bytes:
+    """The attestation as COSE_Sign1 bytes."""
+    return cose.sign(encode(attestation), signer, cose.ObjectType.ATTESTATION)
+
+
+def decode(payload: bytes) -> Attestation:
+    """Read a claims set whose signature has been verified.
+
+    Claims and fields that a later version adds are passed over.
+
+    :raises MalformedObjectError: it is not the claims set of an attestation; names the claim.
+    :raises UnexplainedColourError: a status that is not green does not say why.
+    """
+    claims = cose.decode_claims(payload)
+    health = _typed(claims, HEALTH, "health", dict)
+    holder = _typed(claims, HOLDER, "holder", dict)
+    issuer = _typed(health, "issuer", "health.issuer", dict)
+    attestation = Attestation(
+        id=_uuid(_typed(claims, CTI, "cti", bytes), "cti"),
+        province=_province(_typed(claims, ISS, "iss", str)),
+        token=_token(_typed(claims, SUB, "sub", str)),
+        fact=fact_from_claim(health),
+        issuer=Issuer(
+            _typed(issuer, "credit_code", "health.issuer.credit_code", str),
+            _typed(issuer, "name", "health.issuer.name", str),
+        ),
+        holder=Holder(
+            _typed(holder, "name", "holder.name", str),
+            _document_type(_typed(holder, "document_type", "holder.document_type", str)),
+            _typed(holder, "document_number", "holder.document_number", str),
+        ),
+        issued_at=_time(claims, IAT, "iat"),
+        expires_at=_time(claims, EXP, "exp"),
+        data_as_of=_time(health, "data_as_of", "health.data_as_of"),
+        supersedes=_uuid(_typed(health, "supersedes", "health.supersedes", bytes), "supersedes")
+        if "supersedes" in health
+        else None,
+    )
+    if _time(claims, NBF, "nbf") != attestation.issued_at:
+        raise MalformedObjectError("nbf is not iat", field="nbf")
+    if attestation.expires_at > attestation.fact.sampled_at + LIFE[attestation.fact.kind]:
+        raise MalformedObjectError("lives longer than its kind may", field="exp")
+    if attestation.fact.sampled_at > attestation.issued_at + CLOCK_SKEW:
+        raise MalformedObjectError("sampled after it was issued", field="health.sampled_at")
+    check_colour(attestation.fact, "health")
+    return attestation
+
+
+def check_colour(fact: Fact, field: str) -> None:
+    """A status that is not green says why, by which rule, by whom and what the holder can do.
+
+    1,317 people were given red codes without a health ground (Zhengzhou, 2022).
+
+    :raises UnexplainedColourError: something of that is missing; names the first.
+    """
+    if not isinstance(fact, HealthCodeStatus) or fact.colour is Colour.GREEN:
+        return
+    for name in ("reason", "legal_basis", "assigned_by", "guidance"):
+        if not getattr(fact, name).strip():
+            raise UnexplainedColourError(
+                "a status that is not green must say why, by which rule, by whom and what to do",
+                field=f"{field}.{name}",
+                remedy="fill it in (赋码原因, 赋码依据, 赋码机构, 处置建议)",
+            )
+
+
+def _typed(claims: dict[Any, Any], label: int | str, name: str, type_: type[T]) -> T:
+    value = claims.get(label)
+    if type(value) is not type_:
+        what = "missing" if value is None else f"not {type_.__name__}"
+        raise MalformedObjectError(what, field=name)
+    return value
+
+
+def _time(claims: dict[Any, Any], label: int | str, name: str) -> datetime:
+    try:
+        return from_seconds(claims.get(label))
+    except ValueError as error:
+        raise MalformedObjectError(str(error), field=name) from None
+
+
+def _uuid(value: bytes, name: str) -> UUID:
+    if len(value) != 16:
+        raise MalformedObjectError("not 16 bytes", field=name)
+    return UUID(bytes=value)
+
+
+def _province(code: str) -> str:
+    if code not in PROVINCES:
+        raise MalformedObjectError("no province of GB/T 2260", field="iss")
+    return code
+
+
+def _token(text: str) -> bytes:
+    try:
+        token = base64.b64decode(text, altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error):
+        token = b""
+    if len(token) != TOKEN_BYTES:
+        raise MalformedObjectError(f"not {TOKEN_BYTES} bytes in base64url", field="sub")
+    return token
+
+
+def _document_type(name: str) -> DocumentType:
+    try:
+        return DocumentType[name]
+    except KeyError:
+        raise MalformedObjectError("unknown", field="holder.document_type") from None
+
+
+class AttestationVerifier:
+    """Verifies attestations, and remembers by their bytes those whose signature held.
+
+    Only the signature is remembered. Key states, province and times are judged at every look, so
+    a key that is revoked now ends what was remembered under it.
+
+    :param remember: how many attestations to remember, about 2 KiB each; the oldest go first.
+    """
+
+    def __init__(self, *, remember: int = 20_000) -> None:
+        self._held: dict[bytes, tuple[PublicKey, Attestation]] = {}
+        self._remember = remember
+
+    def verify(self, signed: bytes, trust: TrustList, now: datetime) -> Attestation:
+        """What a signed attestation says, if all of it holds now.
+
+        :param signed: COSE_Sign1 bytes.
+        :raises MalformedObjectError: it is not a signed attestation.
+        :raises UnknownIssuerError: no key in the trust list bears its ``kid``, or that key may no
+            longer, or may not yet, vouch for it.
+        :raises BadSignatureError: the signature does not hold, or another province's key made it.
+        :raises ExpiredError: it has ended.
+        :raises FutureTimeError: it was issued in the future.
+        :raises UnexplainedColourError: a status that is not green does not say why.
+        """
+        known = self._held.get(signed)
+        if known is None:
+            message = cose.parse(signed, cose.ObjectType.ATTESTATION)
+            public = cose.verify(message, [key.public for _, key in trust.keys(message.kid)])
+            attestation = decode(message.payload)
+            while len(self._held) >= self._remember:
+                del self._held[next(iter(self._held))]
+            self._held[signed] = public, attestation
+        else:
+            public, attestation = known
+        _check_key(public, attestation, trust)
+        if attestation.expires_at <= now:
+            raise ExpiredError("the attestation has ended", field="exp")
+        if attestation.issued_at > now + CLOCK_SKEW:
+            raise FutureTimeError("issued in the future", field="iat")
+        return attestation
+
+
+def _check_key(public: PublicKey, attestation: Attestation, trust: TrustList) -> None:
+    bearers = [
+        (province, key)
+        for province, key in trust.keys(public.kid)
+        if key.public.thumbprint == public.thumbprint
+    ]
+    for province, key in bearers:
+        if province == attestation.province:
+            if key.verifies(attestation.issued_at):
+                return
+            raise UnknownIssuerError(
+                f"the key is {key.state.value} since {key.since:%Y-%m-%dT%H:%M:%SZ}", field="kid"
+            )
+    if bearers:
+        raise BadSignatureError(
+            f"signed by {bearers[0][0]} in the name of {attestation.province}", field="iss"
+        )
+    raise UnknownIssuerError("the key is no longer in the trust list", field="kid")

@@ -1,0 +1,364 @@
+"""Recognition (互认): the receiving province's decision on what the provinces sent.
+
+Pure: what was sent, the trust list, the province's rules and the time go in, a `Decision` comes
+out. It fails closed. Only verified evidence counts; only a rule gives a colour; red goes before
+yellow before green; and a green stands only if every province that was asked has answered.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+from exchange.attestations import Attestation, AttestationVerifier
+from exchange.errors import ExpiredError, TongxingError, UnknownIssuerError
+from exchange.facts import Colour, Kind
+from exchange.provinces import PROVINCES
+from exchange.rules import Rule, RuleBook
+from exchange.texts import Text
+from exchange.trust.trustlist import TrustList
+
+__all__ = [
+    "MOST_PER_PROVINCE",
+    "AnswerState",
+    "Decision",
+    "Evidence",
+    "Outcome",
+    "ProvinceAnswer",
+    "Reply",
+    "RuleVerdict",
+    "Verdict",
+    "recognize",
+]
+
+MOST_PER_PROVINCE = 64
+"""Attestations of one holder that one province may send; what is beyond is not looked at."""
+
+
+class Outcome(enum.StrEnum):
+    """Whether the province honours what it found."""
+
+    RECOGNIZED = "RECOGNIZED"
+    NOT_RECOGNIZED = "NOT_RECOGNIZED"
+    INDETERMINATE = "INDETERMINATE"
+
+    @property
+    def text(self) -> Text:
+        """The outcome in words."""
+        return _OUTCOME_TEXTS[self]
+
+
+_OUTCOME_TEXTS = {
+    Outcome.RECOGNIZED: Text("认可", "recognised"),
+    Outcome.NOT_RECOGNIZED: Text("不认可", "not recognised"),
+    Outcome.INDETERMINATE: Text("无法判定", "indeterminate"),
+}
+
+
+class Verdict(enum.StrEnum):
+    """The reason under an outcome (验码结果)."""
+
+    ACCEPTED = "ACCEPTED"
+    EXPIRED = "EXPIRED"
+    REVOKED = "REVOKED"
+    STALE = "STALE"
+    BAD_SIGNATURE = "BAD_SIGNATURE"
+    UNKNOWN_ISSUER = "UNKNOWN_ISSUER"
+    NOT_RECOGNIZED_BY_RULE = "NOT_RECOGNIZED_BY_RULE"
+    UNAVAILABLE = "UNAVAILABLE"
+    NO_RECORD = "NO_RECORD"
+
+    @property
+    def text(self) -> Text:
+        """The verdict in words."""
+        return _VERDICT_TEXTS[self]
+
+
+_VERDICT_TEXTS = {
+    Verdict.ACCEPTED: Text("认可", "accepted"),
+    Verdict.EXPIRED: Text("过期", "expired"),
+    Verdict.REVOKED: Text("撤销", "revoked"),
+    Verdict.STALE: Text("数据过旧", "superseded by newer data"),
+    Verdict.BAD_SIGNATURE: Text("验签失败", "the signature does not verify"),
+    Verdict.UNKNOWN_ISSUER: Text("未知发码方", "no trusted key signed it"),
+    Verdict.NOT_RECOGNIZED_BY_RULE: Text("规则不认可", "no rule accepts it"),
+    Verdict.UNAVAILABLE: Text("对端不可用", "a province did not answer"),
+    Verdict.NO_RECORD: Text("无记录", "no record"),
+}
+# Of several pieces of evidence that were refused, the gate is told of the gravest.
+_GRAVEST_FIRST = (
+    Verdict.BAD_SIGNATURE,
+    Verdict.UNKNOWN_ISSUER,
+    Verdict.REVOKED,
+    Verdict.NOT_RECOGNIZED_BY_RULE,
+    Verdict.EXPIRED,
+    Verdict.STALE,
+)
+
+
+class AnswerState(enum.StrEnum):
+    """How a province answered."""
+
+    ANSWERED = "ANSWERED"
+    NO_RECORD = "NO_RECORD"
+    UNREACHABLE = "UNREACHABLE"
+    UNTRUSTED = "UNTRUSTED"
+
+    @property
+    def text(self) -> Text:
+        """The state in words."""
+        return _STATE_TEXTS[self]
+
+
+_STATE_TEXTS = {
+    AnswerState.ANSWERED: Text("已应答", "answered"),
+    AnswerState.NO_RECORD: Text("无记录", "no record"),
+    AnswerState.UNREACHABLE: Text("无应答", "did not answer"),
+    AnswerState.UNTRUSTED: Text("不可信", "not trusted"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one province sent of one holder: COSE_Sign1 bytes, or None if it did not answer.
+
+    ``trusted`` is False where the trust list itself holds nothing usable of the province, or its
+    answer as a whole could not be read.
+    """
+
+    province: str
+    signed: Sequence[bytes] | None
+    trusted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One attestation that was looked at; ``attestation`` is None where it did not verify."""
+
+    signed: bytes
+    attestation: Attestation | None
+    verdict: Verdict
+    sent_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleVerdict:
+    """What one rule said over all evidence."""
+
+    rule: Rule
+    satisfied_by: tuple[UUID, ...]
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProvinceAnswer:
+    """How one province answered, and with how many attestations."""
+
+    province: str
+    state: AnswerState
+    attestations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A province's decision on one holder, with all that it rests on."""
+
+    province: str
+    outcome: Outcome
+    colour: Colour
+    verdict: Verdict
+    reason: Text
+    rules: tuple[RuleVerdict, ...]
+    evidence: tuple[Evidence, ...]
+    answers: tuple[ProvinceAnswer, ...]
+    trust_version: int
+    decided_at: datetime
+
+
+def recognize(
+    replies: Iterable[Reply],
+    *,
+    tokens: Sequence[bytes],
+    province: str,
+    rules: RuleBook,
+    trust: TrustList,
+    verifier: AttestationVerifier,
+    now: datetime,
+) -> Decision:
+    """Decide on one holder.
+
+    :param replies: what every province sent, the deciding one included.
+    :param tokens: the holder's subject tokens; an attestation of another subject is refused.
+    :param province: the province that decides, by ``rules``.
+    """
+    answers: list[ProvinceAnswer] = []
+    evidence: list[Evidence] = []
+    for reply in replies:
+        state, looked_at = _look_at(reply, tokens, trust, verifier, now)
+        answers.append(ProvinceAnswer(reply.province, state, len(looked_at)))
+        evidence += looked_at
+    _set_aside_outdated(evidence)
+    said = _ask_rules(evidence, rules, now)
+    outcome, colour, verdict, reason = _conclude(said, evidence, answers)
+    return Decision(
+        province=province,
+        outcome=outcome,
+        colour=colour,
+        verdict=verdict,
+        reason=reason,
+        rules=tuple(said),
+        evidence=tuple(evidence),
+        answers=tuple(answers),
+        trust_version=trust.version,
+        decided_at=now,
+    )
+
+
+def _look_at(
+    reply: Reply,
+    tokens: Sequence[bytes],
+    trust: TrustList,
+    verifier: AttestationVerifier,
+    now: datetime,
+) -> tuple[AnswerState, list[Evidence]]:
+    if not reply.trusted:
+        return AnswerState.UNTRUSTED, []
+    if reply.signed is None:
+        return AnswerState.UNREACHABLE, []
+    if not reply.signed:
+        return AnswerState.NO_RECORD, []
+    evidence = [
+        _judge(signed, reply.province, tokens, trust, verifier, now)
+        for signed in dict.fromkeys(reply.signed[:MOST_PER_PROVINCE])
+    ]
+    untrusted = len(reply.signed) > MOST_PER_PROVINCE or any(
+        piece.verdict in (Verdict.BAD_SIGNATURE, Verdict.UNKNOWN_ISSUER) for piece in evidence
+    )
+    return AnswerState.UNTRUSTED if untrusted else AnswerState.ANSWERED, evidence
+
+
+def _judge(
+    signed: bytes,
+    sender: str,
+    tokens: Sequence[bytes],
+    trust: TrustList,
+    verifier: AttestationVerifier,
+    now: datetime,
+) -> Evidence:
+    try:
+        attestation = verifier.verify(signed, trust, now)
+    except ExpiredError:
+        return Evidence(signed, None, Verdict.EXPIRED, sender)
+    except UnknownIssuerError:
+        return Evidence(signed, None, Verdict.UNKNOWN_ISSUER, sender)
+    except TongxingError:
+        return Evidence(signed, None, Verdict.BAD_SIGNATURE, sender)
+    if attestation.token not in tokens:
+        # Somebody else's health data: it goes no further than here.
+        return Evidence(b"", None, Verdict.BAD_SIGNATURE, sender)
+    if attestation.province != sender:
+        return Evidence(signed, None, Verdict.UNKNOWN_ISSUER, sender)
+    return Evidence(signed, attestation, Verdict.ACCEPTED, sender)
+
+
+def _set_aside_outdated(evidence: list[Evidence]) -> None:
+    """Mark STALE what its own issuer has corrected or, of a code's status, replaced."""
+    if len(evidence) < 2:
+        return
+    corrected = set()
+    newest: dict[tuple[str, str], datetime] = {}
+    for piece in evidence:
+        attestation = piece.attestation
+        if attestation is None:
+            continue
+        author = attestation.province, attestation.issuer.credit_code
+        if attestation.supersedes:
+            corrected.add((*author, attestation.supersedes))
+        if attestation.fact.kind is Kind.HEALTH_CODE_STATUS:
+            at = attestation.fact.sampled_at
+            newest[author] = max(at, newest.get(author, at))
+    for index, piece in enumerate(evidence):
+        attestation = piece.attestation
+        if attestation is None:
+            continue
+        author = attestation.province, attestation.issuer.credit_code
+        if (*author, attestation.id) in corrected or (
+            attestation.fact.kind is Kind.HEALTH_CODE_STATUS
+            and attestation.fact.sampled_at < newest[author]
+        ):
+            evidence[index] = replace(piece, verdict=Verdict.STALE)
+
+
+def _ask_rules(evidence: list[Evidence], rules: RuleBook, now: datetime) -> list[RuleVerdict]:
+    """Ask every rule; evidence that satisfies no green rule becomes NOT_RECOGNIZED_BY_RULE."""
+    held: dict[str, list[UUID]] = {rule.id: [] for rule in rules.rules if rule.valid_from <= now}
+    failed = set()
+    for index, piece in enumerate(evidence):
+        if piece.attestation is None or piece.verdict is not Verdict.ACCEPTED:
+            continue
+        green = False
+        for rule, holds in rules.evaluate(piece.attestation, now):
+            if holds is None:
+                failed.add(rule.id)
+            elif holds:
+                held[rule.id].append(piece.attestation.id)
+                green |= rule.colour is Colour.GREEN
+        if not green:
+            evidence[index] = replace(piece, verdict=Verdict.NOT_RECOGNIZED_BY_RULE)
+    return [
+        RuleVerdict(rule, tuple(held[rule.id]), rule.id in failed)
+        for rule in rules.rules
+        if rule.id in held
+    ]
+
+
+def _conclude(
+    said: list[RuleVerdict], evidence: list[Evidence], answers: list[ProvinceAnswer]
+) -> tuple[Outcome, Colour, Verdict, Text]:
+    satisfied = {said_.rule.colour: said_.rule for said_ in reversed(said) if said_.satisfied_by}
+    for colour in (Colour.RED, Colour.YELLOW):
+        if colour in satisfied:
+            reason = satisfied[colour].reason
+            return Outcome.NOT_RECOGNIZED, colour, Verdict.NOT_RECOGNIZED_BY_RULE, reason
+    silent = [a.province for a in answers if a.state is AnswerState.UNREACHABLE]
+    if silent:
+        reason = Text(
+            f"{'、'.join(PROVINCES[code].zh for code in silent)}没有应答，请稍后再查",
+            f"{', '.join(PROVINCES[code].en for code in silent)} did not answer: ask again later",
+        )
+        return Outcome.INDETERMINATE, Colour.UNSPECIFIED, Verdict.UNAVAILABLE, reason
+    broken = next((said_.rule for said_ in said if said_.failed), None)
+    if broken:
+        reason = Text(f"规则 {broken.id} 无法计算", f"rule {broken.id} could not be evaluated")
+        return Outcome.INDETERMINATE, Colour.UNSPECIFIED, Verdict.UNAVAILABLE, reason
+    if Colour.GREEN in satisfied:
+        reason = satisfied[Colour.GREEN].reason
+        return Outcome.RECOGNIZED, Colour.GREEN, Verdict.ACCEPTED, reason
+    verdict = _gravest(evidence)
+    return Outcome.NOT_RECOGNIZED, Colour.UNSPECIFIED, verdict, _refusal(verdict, said, evidence)
+
+
+def _gravest(evidence: list[Evidence]) -> Verdict:
+    verdicts = {piece.verdict for piece in evidence}
+    return next((verdict for verdict in _GRAVEST_FIRST if verdict in verdicts), Verdict.NO_RECORD)
+
+
+def _refusal(verdict: Verdict, said: list[RuleVerdict], evidence: list[Evidence]) -> Text:
+    """The verdict in words and, where a rule decided, what it asks for."""
+    if verdict is not Verdict.NOT_RECOGNIZED_BY_RULE:
+        return verdict.text
+    kinds = {piece.attestation.fact.kind for piece in evidence if piece.attestation}
+    wanted = [
+        said_.rule.reason
+        for said_ in said
+        if said_.rule.colour is Colour.GREEN and said_.rule.kinds & kinds
+    ]
+    if not wanted:
+        return verdict.text
+    return Text(
+        f"规则不认可，需要：{'；或'.join(text.zh for text in wanted)}",
+        f"no rule accepts it; needed: {'; or '.join(text.en for text in wanted)}",
+    )

@@ -1,0 +1,240 @@
+"""A province's profile: what it publishes of itself in the trust list (信任列表).
+
+Plain JSON without fractions, for it is signed in TUF's canonical JSON, which has none.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from cryptography import x509
+
+from exchange.errors import InvalidFieldError, TrustListError, UnknownProvinceError
+from exchange.keys import PublicKey
+from exchange.provinces import province as look_up
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["AttestationKey", "KeyState", "Profile"]
+
+_RFC_3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
+)
+_DEPTH: Final = 32
+"""How deep a rule may nest; far above any real one, far below Python's own limit."""
+
+
+class KeyState(enum.StrEnum):
+    """What an attestation key (签名密钥) may do; each step takes away, none gives back."""
+
+    PREPARED = "PREPARED"
+    ACTIVE = "ACTIVE"
+    OLD = "OLD"
+    TAINTED = "TAINTED"
+    REVOKED = "REVOKED"
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationKey:
+    """A key that signs, signed or will sign a province's attestations.
+
+    :param public: the key.
+    :param state: its state.
+    :param since: when it entered the state, UTC; for TAINTED, from when on it is not believed. Who
+        taints a key that is OLD keeps the earlier time, or what a thief signed since then passes.
+    """
+
+    public: PublicKey
+    state: KeyState
+    since: datetime
+
+    @property
+    def signs(self) -> bool:
+        """Whether the province signs with it now."""
+        return self.state is KeyState.ACTIVE
+
+    def verifies(self, issued_at: datetime) -> bool:
+        """Whether its signature counts on what was issued at a time.
+
+        Until there is a transparency log a TAINTED key is believed on the object's word for its
+        time, which a thief can choose: REVOKED is the only answer to a key that is known stolen.
+
+        :param issued_at: the object's ``iat``, an aware datetime.
+        """
+        match self.state:
+            case KeyState.PREPARED | KeyState.ACTIVE:
+                return True
+            case KeyState.OLD | KeyState.TAINTED:
+                return issued_at < self.since
+            case KeyState.REVOKED:
+                return False
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a province publishes of itself.
+
+    :param province: its GB/T 2260 code.
+    :param keys: its attestation keys, each kid once.
+    :param tls_ca: the certificates of its TLS authority, PEM; two while it changes.
+    :param addresses: where its nodes listen, as gRPC targets.
+    :param rules: its recognition rules (互认规则) as JSON objects; `exchange.rules` reads them.
+    :param status_lists: where its status lists are.
+    :raises TrustListError: if it contradicts itself; the error names the field.
+    """
+
+    province: str
+    keys: tuple[AttestationKey, ...]
+    tls_ca: str
+    addresses: tuple[str, ...]
+    rules: tuple[Mapping[str, object], ...] = ()
+    status_lists: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            look_up(self.province)
+        except UnknownProvinceError as error:
+            raise TrustListError(error.message, field="province") from error
+        kids: set[bytes] = set()
+        for index, key in enumerate(self.keys):
+            if key.public.kid in kids:
+                raise TrustListError("another key bears this kid", field=f"keys[{index}].kid")
+            kids.add(key.public.kid)
+        _check_authority(self.tls_ca)
+        for index, rule in enumerate(self.rules):
+            _check_json(rule, f"rules[{index}]", _DEPTH)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the trust list."""
+        return {
+            "province": self.province,
+            "keys": [
+                {
+                    "kid": key.public.kid.hex(),
+                    "public": key.public.to_pem().decode("ascii"),
+                    "algorithm": key.public.algorithm.name,
+                    "state": key.state.value,
+                    "since": key.since.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+                }
+                for key in self.keys
+            ],
+            "tls_ca": self.tls_ca,
+            "addresses": list(self.addresses),
+            "rules": [dict(rule) for rule in self.rules],
+            "status_lists": list(self.status_lists),
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Profile:
+        """Read a profile; fields that this version does not know are left aside.
+
+        :param value: the parsed JSON.
+        :raises TrustListError: if a field is missing, has another type or contradicts another.
+        """
+        fields = _object(value, "profile")
+        return cls(
+            province=_text(fields.get("province"), "province"),
+            keys=tuple(
+                _key(item, f"keys[{index}]")
+                for index, item in enumerate(_list(fields.get("keys"), "keys"))
+            ),
+            tls_ca=_text(fields.get("tls_ca"), "tls_ca"),
+            addresses=_texts(fields.get("addresses"), "addresses"),
+            rules=tuple(
+                _object(item, f"rules[{index}]")
+                for index, item in enumerate(_list(fields.get("rules"), "rules"))
+            ),
+            status_lists=_texts(fields.get("status_lists", []), "status_lists"),
+        )
+
+
+def _key(value: object, field: str) -> AttestationKey:
+    fields = _object(value, field)
+    pem = _text(fields.get("public"), f"{field}.public")
+    try:
+        public = PublicKey.from_pem(pem.encode())
+    except InvalidFieldError as error:
+        raise TrustListError(error.message, field=f"{field}.public") from error
+    if _text(fields.get("kid"), f"{field}.kid") != public.kid.hex():
+        raise TrustListError("the kid is not that of the public key", field=f"{field}.kid")
+    if _text(fields.get("algorithm"), f"{field}.algorithm") != public.algorithm.name:
+        raise TrustListError(
+            f"the public key is one for {public.algorithm.name}", field=f"{field}.algorithm"
+        )
+    state = _text(fields.get("state"), f"{field}.state")
+    if state not in KeyState.__members__:
+        raise TrustListError(
+            "unknown key state", field=f"{field}.state", remedy=f"one of {', '.join(KeyState)}"
+        )
+    return AttestationKey(public, KeyState(state), _time(fields.get("since"), f"{field}.since"))
+
+
+def _object(value: object, field: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TrustListError("must be an object", field=field)
+    return value
+
+
+def _list(value: object, field: str) -> list[object]:
+    if not isinstance(value, list):
+        raise TrustListError("must be an array", field=field)
+    return value
+
+
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise TrustListError("must be a string that is not empty", field=field)
+    return value
+
+
+def _texts(value: object, field: str) -> tuple[str, ...]:
+    return tuple(_text(item, f"{field}[{index}]") for index, item in enumerate(_list(value, field)))
+
+
+def _time(value: object, field: str) -> datetime:
+    text = _text(value, field)
+    try:
+        if _RFC_3339.fullmatch(text):
+            return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise TrustListError("must be a time as in RFC 3339", field=field)
+
+
+def _check_authority(pem: str) -> None:
+    # One careless copy of the wrong file would publish the province's CA key to the world.
+    if "PRIVATE KEY" in pem:
+        raise TrustListError(
+            "holds a private key",
+            field="tls_ca",
+            remedy="publish the certificate alone, and replace the key if this list was shown",
+        )
+    try:
+        x509.load_pem_x509_certificates(pem.encode())
+    except ValueError as error:
+        raise TrustListError("must be certificates in PEM", field="tls_ca") from error
+
+
+def _check_json(value: object, field: str, depth: int) -> None:
+    if depth == 0:
+        raise TrustListError(f"nests deeper than {_DEPTH}", field=field.partition(".")[0])
+    match value:
+        case None | bool() | int() | str():
+            pass
+        case list():
+            for index, item in enumerate(value):
+                _check_json(item, f"{field}[{index}]", depth - 1)
+        case dict():
+            for name, item in value.items():
+                _check_json(item, f"{field}.{name}", depth - 1)
+        case float():
+            raise TrustListError(
+                "canonical JSON has no fractions", field=field, remedy="write it as a string"
+            )
+        case _:
+            raise TrustListError("is not JSON", field=field)

@@ -1,0 +1,105 @@
+"""How the exchange uses TUF: the names of its roles, their lifetimes, and where a profile stands.
+
+The top-level targets role delegates to each province one terminating role, ``p510000``, for the
+paths ``p510000/*``. That role holds one target, ``p510000/profile``, whose ``custom`` is the
+profile itself; there is no target file to fetch.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any, Final
+
+from securesystemslib.formats import encode_canonical
+from tuf.api.exceptions import LengthOrHashMismatchError
+from tuf.api.metadata import DelegatedRole, TargetFile
+
+from exchange.errors import TrustListError
+from exchange.trust.profile import Profile
+
+__all__ = [
+    "PROVINCE_LIFETIME",
+    "ROOT_LIFETIME",
+    "SNAPSHOT_LIFETIME",
+    "TARGETS_LIFETIME",
+    "THRESHOLD",
+    "TIMESTAMP_LIFETIME",
+    "delegated_role",
+    "delegated_to",
+    "profile_of",
+    "role_name",
+    "target_file",
+    "target_path",
+]
+
+ROOT_LIFETIME: Final = timedelta(days=365)
+TARGETS_LIFETIME: Final = timedelta(days=90)
+PROVINCE_LIFETIME: Final = timedelta(days=30)
+SNAPSHOT_LIFETIME: Final = timedelta(days=7)
+TIMESTAMP_LIFETIME: Final = timedelta(hours=24)
+
+THRESHOLD: Final = 2
+"""How many key-holders must sign root and targets."""
+
+_ROLE: Final = re.compile(r"p([0-9]{6})")
+
+
+def role_name(province: str) -> str:
+    """Name the TUF role of a province: ``p510000``."""
+    return f"p{province}"
+
+
+def target_path(province: str) -> str:
+    """Name the TUF target that carries a province's profile: ``p510000/profile``."""
+    return f"{role_name(province)}/profile"
+
+
+def delegated_role(province: str, keyids: list[str]) -> DelegatedRole:
+    """Make the delegation to a province, by one key of those named."""
+    return DelegatedRole(
+        role_name(province), keyids, 1, terminating=True, paths=[f"{role_name(province)}/*"]
+    )
+
+
+def delegated_to(role: DelegatedRole) -> str:
+    """Tell which province a delegation is for.
+
+    :raises TrustListError: if the delegation has any other form than this exchange's: one that
+        reached further would let a province speak for another.
+    """
+    name = _ROLE.fullmatch(role.name)
+    if name is None or role.terminating is not True or role.paths != [f"{role.name}/*"]:
+        raise TrustListError(
+            "the targets role delegates to something other than a province's own paths",
+            remedy="the holders of the targets keys must publish a corrected list",
+        )
+    return name[1]
+
+
+def target_file(profile: Profile) -> TargetFile:
+    """Make the target entry that carries a profile inline."""
+    content = profile.to_json()
+    target = TargetFile.from_data(target_path(profile.province), _canonical(content), ["sha256"])
+    target.unrecognized_fields["custom"] = content
+    return target
+
+
+def profile_of(target: TargetFile, province: str) -> Profile:
+    """Read the profile that a verified target entry carries.
+
+    :param province: the province that signed the entry.
+    :raises TrustListError: if it is no profile, or another province's.
+    """
+    profile = Profile.from_json(target.custom)
+    if profile.province != province:
+        raise TrustListError(f"the profile is not that of {province}", field="province")
+    try:
+        target.verify_length_and_hashes(_canonical(target.custom))
+    except LengthOrHashMismatchError as error:
+        raise TrustListError("the profile is not the one that its digest names") from error
+    return profile
+
+
+def _canonical(content: dict[str, Any]) -> bytes:
+    return (encode_canonical(content) or "").encode()

@@ -1,0 +1,199 @@
+"""Views: the proto messages of the contract, from and to the values of `exchange`.
+
+A view stands beside the signed bytes and is never what counts.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from exchange.attestations import Attestation, Holder, Issuer
+from exchange.errors import InvalidFieldError
+from exchange.facts import FACTS, Colour, Fact, Kind, fact_fields
+from exchange.recognition import Decision
+from exchange.subjects import DocumentType
+from exchange.texts import Text
+from exchange.v1 import recognition_service_pb2 as recognition_pb
+from exchange.v1 import types_pb2
+
+__all__ = [
+    "attestation_from_proto",
+    "attestation_to_proto",
+    "decision_to_proto",
+    "fact_from_proto",
+    "fact_to_proto",
+    "time_from_proto",
+    "time_to_proto",
+]
+
+
+def time_from_proto(message: Timestamp, *, field: str) -> datetime:
+    """A time in whole seconds, UTC.
+
+    :raises InvalidFieldError: not between 1970 and 9999.
+    """
+    if not 0 <= message.seconds < 253402300800:
+        raise InvalidFieldError("not a time between 1970 and 9999", field=field)
+    return datetime.fromtimestamp(message.seconds, UTC)
+
+
+def time_to_proto(time: datetime) -> Timestamp:
+    """A time of whole seconds as a Timestamp."""
+    return Timestamp(seconds=int(time.timestamp()))
+
+
+@functools.cache
+def _enum_prefix(message: str, field: str) -> tuple[Any, str]:
+    """The proto enum behind a field, and the prefix of its names."""
+    descriptor = getattr(types_pb2, message).DESCRIPTOR.fields_by_name[field]
+    assert descriptor.enum_type is not None  # noqa: S101 - for mypy: it is an enum's field
+    wrapper = getattr(types_pb2, descriptor.enum_type.name)
+    prefix = descriptor.enum_type.values[0].name.removesuffix("UNSPECIFIED")
+    return wrapper, prefix
+
+
+def fact_from_proto(message: types_pb2.Fact, *, field: str = "fact") -> Fact:
+    """The fact of a request.
+
+    :raises InvalidFieldError: a time is out of range; the contract's rules hold for the rest.
+    """
+    which = message.WhichOneof("kind")
+    if which is None:
+        raise InvalidFieldError("missing", field=field)
+    part = getattr(message, which)
+    fact = FACTS[Kind(which.upper())]
+    values: dict[str, Any] = {}
+    for known in fact_fields(fact):
+        value = getattr(part, known.proto)
+        if known.type is datetime:
+            if part.HasField(known.proto):
+                where = f"{field}.{which}.{known.proto}"
+                values[known.name] = time_from_proto(value, field=where)
+            elif known.required:
+                raise InvalidFieldError("missing", field=f"{field}.{which}.{known.proto}")
+        elif issubclass(known.type, enum.Enum):
+            wrapper, prefix = _enum_prefix(fact.__name__, known.proto)
+            values[known.name] = known.type(wrapper.Name(value).removeprefix(prefix))
+        else:
+            values[known.name] = value
+    return fact(**values)
+
+
+def fact_to_proto(fact: Fact) -> types_pb2.Fact:
+    """The fact as its message."""
+    values: dict[str, Any] = {}
+    name = type(fact).__name__
+    for known in fact_fields(type(fact)):
+        value = getattr(fact, known.name)
+        if isinstance(value, datetime):
+            values[known.proto] = time_to_proto(value)
+        elif isinstance(value, enum.Enum):
+            _, prefix = _enum_prefix(name, known.proto)
+            values[known.proto] = f"{prefix}{value.value}"
+        elif value is not None:
+            values[known.proto] = value
+    part = getattr(types_pb2, name)(**values)
+    return types_pb2.Fact(**{fact.kind.value.lower(): part})
+
+
+def attestation_to_proto(signed: bytes, attestation: Attestation | None) -> types_pb2.Attestation:
+    """The view of signed bytes; the bytes alone where they did not verify."""
+    if attestation is None:
+        return types_pb2.Attestation(signed=signed)
+    return types_pb2.Attestation(
+        signed=signed,
+        attestation_id=str(attestation.id),
+        province=attestation.province,
+        fact=fact_to_proto(attestation.fact),
+        issuer=types_pb2.Issuer(
+            credit_code=attestation.issuer.credit_code, name=attestation.issuer.name
+        ),
+        holder=types_pb2.MaskedHolder(
+            name=attestation.holder.name,
+            document_type=f"DOCUMENT_TYPE_{attestation.holder.document_type.value}",
+            document_number=attestation.holder.document_number,
+        ),
+        issue_time=time_to_proto(attestation.issued_at),
+        expire_time=time_to_proto(attestation.expires_at),
+        data_as_of_time=time_to_proto(attestation.data_as_of),
+        supersedes=str(attestation.supersedes) if attestation.supersedes else "",
+    )
+
+
+def attestation_from_proto(message: types_pb2.Attestation) -> Attestation:
+    """The values of a view, to hold against the signed bytes; the subject token is not in it."""
+    return Attestation(
+        id=UUID(message.attestation_id),
+        province=message.province,
+        token=b"",
+        fact=fact_from_proto(message.fact),
+        issuer=Issuer(message.issuer.credit_code, message.issuer.name),
+        holder=Holder(
+            message.holder.name,
+            DocumentType[
+                types_pb2.DocumentType.Name(message.holder.document_type).removeprefix(
+                    "DOCUMENT_TYPE_"
+                )
+            ],
+            message.holder.document_number,
+        ),
+        issued_at=time_from_proto(message.issue_time, field="issue_time"),
+        expires_at=time_from_proto(message.expire_time, field="expire_time"),
+        data_as_of=time_from_proto(message.data_as_of_time, field="data_as_of_time"),
+        supersedes=UUID(message.supersedes) if message.supersedes else None,
+    )
+
+
+def decision_to_proto(decision: Decision) -> recognition_pb.Decision:
+    """A decision as its message."""
+    pb = recognition_pb
+    return pb.Decision(
+        outcome=f"OUTCOME_{decision.outcome.value}",
+        colour=_colour(decision.colour),
+        verdict=f"VERDICT_{decision.verdict.value}",
+        reason=_text(decision.reason),
+        rules=[
+            pb.RuleVerdict(
+                rule_id=said.rule.id,
+                colour=_colour(said.rule.colour),
+                satisfied=bool(said.satisfied_by),
+                attestation_ids=[str(id_) for id_ in said.satisfied_by],
+                reason=_text(said.rule.reason),
+                failed=said.failed,
+            )
+            for said in decision.rules
+        ],
+        evidence=[
+            pb.Evidence(
+                attestation=attestation_to_proto(piece.signed, piece.attestation),
+                verdict=f"VERDICT_{piece.verdict.value}",
+                sent_by=piece.sent_by,
+            )
+            for piece in decision.evidence
+        ],
+        answers=[
+            pb.ProvinceAnswer(
+                province=answer.province,
+                state=f"ANSWER_STATE_{answer.state.value}",
+                attestations=answer.attestations,
+            )
+            for answer in decision.answers
+        ],
+        province=decision.province,
+        trust_version=decision.trust_version,
+        decide_time=time_to_proto(decision.decided_at),
+    )
+
+
+def _colour(colour: Colour) -> str:
+    return f"COLOUR_{colour.value}"
+
+
+def _text(text: Text) -> types_pb2.LocalText:
+    return types_pb2.LocalText(zh=text.zh, en=text.en)

@@ -1,0 +1,193 @@
+"""AttestationService: issuers publish, read and revoke at their own province's node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import protovalidate
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from exchange import attestations, publication, status, views
+from exchange.attestations import Attestation, AttestationVerifier
+from exchange.errors import InternalError, InvalidFieldError, TongxingError
+from exchange.keys import Signer
+from exchange.subjects import EpochKey
+from exchange.trust.trustlist import TrustList
+from exchange.v1 import attestation_service_pb2 as pb
+from nodes.call import Call
+from nodes.services.validation import check
+from nodes.store.attestations import AttestationStore, NewRecord
+
+__all__ = ["AttestationService"]
+
+IN_FLIGHT = 512
+"""Items of one stream that are being stored at once: enough to share an fsync among."""
+
+
+class AttestationService:
+    """Signs with the province's key; what it acknowledges is on disk."""
+
+    descriptor = pb.DESCRIPTOR.services_by_name["AttestationService"]
+
+    def __init__(
+        self,
+        *,
+        province: str,
+        store: AttestationStore,
+        signer: Signer,
+        verifier: AttestationVerifier,
+        trust: Callable[[], TrustList],
+        epochs: Sequence[EpochKey],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._province = province
+        self._store = store
+        self._signer = signer
+        self._verifier = verifier
+        self._trust = trust
+        self._epochs = epochs
+        self._clock = clock
+
+    async def publish_attestation(
+        self, request: pb.PublishAttestationRequest, call: Call
+    ) -> pb.PublishAttestationResponse:
+        """Sign and store one."""
+        signed, attestation, already = await self._publish(request, call)
+        return pb.PublishAttestationResponse(
+            attestation=views.attestation_to_proto(signed, attestation), already_published=already
+        )
+
+    async def publish_attestations(
+        self, requests: AsyncIterator[pb.PublishAttestationsRequest], call: Call
+    ) -> AsyncIterator[pb.PublishAttestationsResponse]:
+        """Sign and store many at once; each answers as soon as it is on disk."""
+        answers: asyncio.Queue[pb.PublishAttestationsResponse | None] = asyncio.Queue()
+        room = asyncio.Semaphore(IN_FLIGHT)
+
+        async def store(request: pb.PublishAttestationsRequest) -> None:
+            try:
+                answers.put_nowait(await self._publish_item(request, call))
+            finally:
+                room.release()
+
+        async def pump() -> None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    async for request in requests:
+                        await room.acquire()
+                        group.create_task(store(request))
+            finally:
+                answers.put_nowait(None)
+
+        pumping = asyncio.create_task(pump())
+        try:
+            while (answer := await answers.get()) is not None:
+                yield answer
+            await pumping
+        finally:
+            pumping.cancel()
+
+    async def _publish_item(
+        self, request: pb.PublishAttestationsRequest, call: Call
+    ) -> pb.PublishAttestationsResponse:
+        item = pb.PublishAttestationRequest()
+        if request.WhichOneof("content") == "signed_attestation":
+            item.signed_attestation = request.signed_attestation
+        elif request.HasField("attestation"):
+            item.attestation.CopyFrom(request.attestation)
+        answer = pb.PublishAttestationsResponse(index=request.index)
+        try:
+            check(item)
+            _, attestation, already = await self._publish(item, call)
+        except TongxingError as error:
+            answer.status.CopyFrom(status.to_status(error, request_id=call.request_id))
+        except protovalidate.EvaluationError:
+            answer.status.CopyFrom(status.to_status(InternalError("the contract's rules failed")))
+        else:
+            answer.attestation_id = str(attestation.id)
+            answer.already_published = already
+        return answer
+
+    async def _publish(
+        self, request: pb.PublishAttestationRequest, call: Call
+    ) -> tuple[bytes, Attestation, bool]:
+        now = self._clock()
+        if request.WhichOneof("content") == "signed_attestation":
+            signed = request.signed_attestation
+            attestation = self._accept_signed(signed, call, now)
+        else:
+            signed = b""
+            attestation = publication.draft(
+                request.attestation,
+                province=self._province,
+                author=call.caller.name,
+                epoch=self._epochs[0],
+                now=now,
+            )
+        await self._check_superseded(attestation, call)
+        stored = await self._store.publish(
+            NewRecord(
+                id=attestation.id.bytes,
+                token=attestation.token,
+                issuer=attestation.issuer.credit_code,
+                digest=attestations.digest(attestation),
+                expires=int(attestation.expires_at.timestamp()),
+                signed=signed or attestations.sign(attestation, self._signer),
+            )
+        )
+        if stored.already:
+            attestation = self._verifier.verify(stored.signed, self._trust(), now)
+        return stored.signed, attestation, stored.already
+
+    def _accept_signed(self, signed: bytes, call: Call, now: datetime) -> Attestation:
+        field = "signed_attestation"
+        try:
+            attestation = self._verifier.verify(signed, self._trust(), now)
+        except InvalidFieldError as error:
+            raise error.at(field) from None
+        if attestation.province != self._province:
+            raise InvalidFieldError(
+                f"of {attestation.province}, and this node is of {self._province}",
+                field=f"{field}.iss",
+            )
+        code = attestation.issuer.credit_code
+        publication.check_author(code, call.caller.name, field=f"{field}.health.issuer.credit_code")
+        epoch = int.from_bytes(attestation.token[:4])
+        if epoch not in {key.epoch for key in self._epochs}:
+            raise InvalidFieldError(f"epoch {epoch} is not in use", field=f"{field}.sub")
+        return attestation
+
+    async def _check_superseded(self, attestation: Attestation, call: Call) -> None:
+        if attestation.supersedes is None:
+            return
+        old = await self._store.record(attestation.supersedes.bytes)
+        if old is None or old.issuer != call.caller.name or old.token != attestation.token:
+            raise InvalidFieldError(
+                "no live attestation of this issuer and holder bears the id",
+                field="attestation.supersedes",
+                remedy="correct another holder's by revoking it",
+            )
+
+    async def revoke_attestation(
+        self, request: pb.RevokeAttestationRequest, call: Call
+    ) -> pb.RevokeAttestationResponse:
+        """End one for good."""
+        at = await self._store.revoke(
+            UUID(request.attestation_id).bytes,
+            call.caller.name,
+            int(self._clock().astimezone(UTC).timestamp()),
+        )
+        return pb.RevokeAttestationResponse(revoke_time=Timestamp(seconds=at))
+
+    async def get_attestation(
+        self, request: pb.GetAttestationRequest, call: Call
+    ) -> pb.GetAttestationResponse:
+        """Read one that the caller published."""
+        signed = await self._store.get(UUID(request.attestation_id).bytes, call.caller.name)
+        attestation = self._verifier.verify(signed, self._trust(), self._clock())
+        return pb.GetAttestationResponse(
+            attestation=views.attestation_to_proto(signed, attestation)
+        )

@@ -1,0 +1,743 @@
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import resource
+import secrets
+import signal
+import socket
+import ssl
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exchange.errors import (
+    IdTakenError,
+    InvalidFieldError,
+    NotFoundError,
+    RevokedError,
+    StoreUnavailableError,
+)
+from nodes.embedded import EmbeddedValkey, _binary
+from nodes.store.address import StoreAddress
+from nodes.store.attestations import AttestationStore, NewRecord, Published, Record
+from nodes.store.connection import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+ISSUER = "12440000MB2D00001X"
+OTHER = "12510000MB2D00002X"
+DIGEST = bytes(range(32))
+
+
+@pytest.fixture
+def event_loop_policy():
+    return uvloop.EventLoopPolicy()  # as the node runs
+
+
+@pytest.fixture
+async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
+    embedded = EmbeddedValkey(tmp_path / "store")
+    await embedded.start()
+    yield embedded
+    await embedded.stop()
+
+
+@pytest.fixture
+async def store(valkey: EmbeddedValkey) -> AsyncIterator[AttestationStore]:
+    opened = await AttestationStore.open(valkey.url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def raw(valkey: EmbeddedValkey) -> AsyncIterator[Connection]:
+    opened = await Connection.open(valkey.url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[str]]]:
+    """Starts servers that the node does not configure itself; gives their redis:// address."""
+    started = []
+
+    async def start(*options: str) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        directory = tmp_path / f"server{len(started)}"
+        directory.mkdir()
+        process = await asyncio.create_subprocess_exec(
+            *(_binary(), "--port", str(port), "--bind", "127.0.0.1", "--dir", directory, *options),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        started.append(process)
+        while b"Ready to accept" not in (line := await process.stdout.readline()):
+            assert line
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for process in started:
+        process.kill()
+        await process.communicate()
+
+
+def new(**changes) -> NewRecord:
+    values = {
+        "id": secrets.token_bytes(16),
+        "token": secrets.token_bytes(36),
+        "issuer": ISSUER,
+        "digest": DIGEST,
+        "expires": int(time.time()) + 3600,
+        "signed": b"\xd2" + secrets.token_bytes(300),
+    }
+    return NewRecord(**(values | changes))
+
+
+def like(record: NewRecord, **changes) -> NewRecord:
+    names = ("id", "token", "issuer", "digest", "expires", "signed")
+    return NewRecord(**({name: getattr(record, name) for name in names} | changes))
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                if await condition():
+                    return
+            except StoreUnavailableError:
+                pass
+            await asyncio.sleep(0.01)
+
+
+async def calls(raw: Connection, command: str) -> int:
+    stats = (await raw.execute(b"INFO", b"commandstats")).decode()
+    found = [line for line in stats.splitlines() if line.startswith(f"cmdstat_{command}:")]
+    return int(found[0].split("calls=")[1].split(",")[0]) if found else 0
+
+
+# Publishing
+
+
+async def test_what_is_published_is_found(store):
+    first = new()
+    second = new(token=first.token)
+    assert await store.publish(first) == Published(first.signed, already=False)
+    assert await store.publish(second) == Published(second.signed, already=False)
+    assert sorted(await store.lookup(first.token)) == sorted([first.signed, second.signed])
+    assert await store.get(first.id, ISSUER) == first.signed
+    assert await store.record(first.id) == Record(ISSUER, DIGEST, first.expires, first.token)
+
+
+async def test_nothing_is_found_of_a_stranger(store):
+    assert await store.lookup(secrets.token_bytes(36)) == []
+    assert await store.record(secrets.token_bytes(16)) is None
+    with pytest.raises(NotFoundError):
+        await store.get(secrets.token_bytes(16), ISSUER)
+
+
+async def test_ids_and_tokens_may_hold_any_bytes(store):
+    odd = new(id=b"}\r\n{\x00" + b"\xff" * 11, token=b"{}\r\n$5\r\n" + b"\x00" * 28)
+    await store.publish(odd)
+    assert await store.lookup(odd.token) == [odd.signed]
+    assert await store.get(odd.id, ISSUER) == odd.signed
+
+
+async def test_lookup_many_answers_in_the_order_of_its_tokens(store):
+    records = [new() for _ in range(100)]
+    await asyncio.gather(*(store.publish(record) for record in records))
+    tokens = [record.token for record in records]
+    tokens.insert(50, secrets.token_bytes(36))
+    found = await store.lookup_many(tokens)
+    assert found[50] == []
+    assert found[:50] + found[51:] == [[record.signed] for record in records]
+    assert await store.lookup_many([]) == []
+
+
+async def test_publishing_again_gives_the_bytes_that_were_signed_first(store):
+    first = new()
+    await store.publish(first)
+    again = like(first, signed=b"\xd2another signature", expires=first.expires + 60)
+    assert await store.publish(again) == Published(first.signed, already=True)
+    assert await store.lookup(first.token) == [first.signed]
+
+
+async def test_one_id_many_times_at_once_is_stored_once(store):
+    first = new()
+    same = [like(first, signed=b"\xd2" + bytes([number])) for number in range(50)]
+    published = await asyncio.gather(*(store.publish(each) for each in same))
+    assert sum(not each.already for each in published) == 1
+    assert {each.signed for each in published} == set(await store.lookup(first.token))
+
+
+@pytest.mark.parametrize(
+    "change", [{"digest": b"\xff" * 32}, {"token": b"\xff" * 36}, {"issuer": OTHER}]
+)
+async def test_an_id_of_another_fact_is_refused(store, change):
+    first = new()
+    await store.publish(first)
+    second = like(first, **change)
+    with pytest.raises(IdTakenError):
+        await store.publish(second)
+    assert await store.lookup(first.token) == [first.signed]
+    assert await store.get(first.id, ISSUER) == first.signed
+    if second.token != first.token:
+        assert await store.lookup(second.token) == []
+
+
+async def test_a_bad_item_fails_alone(store):
+    taken = new()
+    await store.publish(taken)
+    good = [new() for _ in range(20)]
+    bad = [like(taken, digest=b"\xff" * 32) for _ in range(20)]
+    mixed = [each for pair in zip(good, bad, strict=True) for each in pair]
+    results = await asyncio.gather(*(store.publish(each) for each in mixed), return_exceptions=True)
+    assert all(isinstance(each, Published) for each in results[::2])
+    assert all(isinstance(each, IdTakenError) for each in results[1::2])
+    assert len(set(map(id, results[1::2]))) == 20  # `at` changes an error: none is shared
+
+
+async def test_a_publish_whose_caller_gave_up_harms_no_other(store):
+    records = [new() for _ in range(30)]
+    tasks = [asyncio.create_task(store.publish(record)) for record in records]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(each, Published) for each in results[1::2])
+    assert (await store.publish(records[0])).signed == records[0].signed
+
+
+async def test_a_crash_between_the_two_steps_is_healed_by_publishing_again(store, raw):
+    lost = new()
+    record = Record(lost.issuer, lost.digest, lost.expires, lost.token)
+    key = b"a:{" + lost.id + b"}"
+    until = str(lost.expires).encode()
+    await raw.execute(b"SET", key, record.encode(), b"EXAT", until)
+    with pytest.raises(NotFoundError):
+        await store.get(lost.id, ISSUER)
+    again = like(lost, expires=lost.expires + 60)
+    assert await store.publish(again) == Published(again.signed, already=False)
+    field = (b"HEXPIRETIME", b"s:{" + lost.token + b"}", b"FIELDS", b"1", lost.id)
+    assert await raw.execute(*field) == [lost.expires]  # not longer than it can be revoked
+
+
+async def test_what_expires_vanishes(store):
+    short = new(expires=int(time.time()) + 2)
+    long = new(token=short.token)
+    await asyncio.gather(store.publish(short), store.publish(long))
+    assert len(await store.lookup(short.token)) == 2
+
+    async def gone() -> bool:
+        return await store.lookup(short.token) == [long.signed]
+
+    await eventually(gone)
+
+    async def record_gone() -> bool:
+        return await store.record(short.id) is None
+
+    await eventually(record_gone)
+    with pytest.raises(NotFoundError):
+        await store.get(short.id, ISSUER)
+    with pytest.raises(NotFoundError):
+        await store.revoke(short.id, ISSUER, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": b"short"},
+        {"token": b"\x00" * 35},
+        {"issuer": "91"},
+        {"issuer": "机" * 18},
+        {"digest": b""},
+        {"expires": 0},
+        {"expires": 1 << 63},
+        {"signed": b""},
+        {"signed": b"\x00tombstone"},
+    ],
+)
+def test_a_record_of_another_shape_is_refused(change):
+    with pytest.raises(InvalidFieldError):
+        new(**change)
+
+
+def test_no_token_stands_in_a_repr():
+    record = new(token=b"secret" * 6)
+    stored = Record(record.issuer, record.digest, record.expires, record.token)
+    assert "secret" not in repr(record) + repr(stored)
+
+
+async def test_what_is_no_record_is_refused(store, raw):
+    await raw.execute(b"SET", b"a:{" + b"x" * 16 + b"}", b"rubbish")
+    with pytest.raises(StoreUnavailableError, match="something else"):
+        await store.record(b"x" * 16)
+    with pytest.raises(StoreUnavailableError, match="something else"):
+        await store.publish(new(id=b"x" * 16))
+
+
+# Revoking
+
+
+async def test_a_revoked_attestation_is_given_to_nobody(store):
+    record, other = new(), new()
+    await asyncio.gather(store.publish(record), store.publish(other))
+    assert await store.revoke(record.id, ISSUER, 1_700_000_000) == 1_700_000_000
+    assert await store.lookup(record.token) == []
+    assert await store.lookup_many([record.token, other.token]) == [[], [other.signed]]
+    with pytest.raises(RevokedError):
+        await store.get(record.id, ISSUER)
+    assert await store.record(record.id) is not None
+
+
+async def test_revoking_again_changes_nothing(store):
+    record = new()
+    await store.publish(record)
+    assert await store.revoke(record.id, ISSUER, 1_700_000_000) == 1_700_000_000
+    assert await store.revoke(record.id, ISSUER, 1_800_000_000) == 1_700_000_000
+    assert await store.revoke(record.id, ISSUER, 1_600_000_000) == 1_700_000_000
+
+
+async def test_a_revoked_attestation_is_not_brought_back_by_publishing(store):
+    record = new()
+    await store.publish(record)
+    await store.revoke(record.id, ISSUER, 1_700_000_000)
+    with pytest.raises(RevokedError):
+        await store.publish(record)
+    with pytest.raises(RevokedError):
+        await store.publish(like(record, expires=record.expires + 1000))
+    assert await store.lookup(record.token) == []
+
+
+async def test_a_publish_that_never_finished_can_be_revoked(store, raw):
+    lost = new()
+    record = Record(lost.issuer, lost.digest, lost.expires, lost.token)
+    await raw.execute(b"SET", b"a:{" + lost.id + b"}", record.encode())
+    await store.revoke(lost.id, ISSUER, 1_700_000_000)
+    with pytest.raises(RevokedError):
+        await store.publish(lost)
+
+
+async def test_a_tombstone_stays_as_long_as_the_attestation_would(store, raw):
+    record = new()
+    await store.publish(record)
+    await store.revoke(record.id, ISSUER, 1_700_000_000)
+    key = b"s:{" + record.token + b"}"
+    assert await raw.execute(b"HEXPIRETIME", key, b"FIELDS", b"1", record.id) == [record.expires]
+
+
+async def test_racing_publishes_never_undo_a_revocation(valkey, store):
+    """Two stores are two processes of one node: nothing but the server orders them."""
+    second = await AttestationStore.open(valkey.url)
+    records = [new() for _ in range(40)]
+    await asyncio.gather(*(store.publish(record) for record in records))
+
+    async def race(record: NewRecord) -> set[int]:
+        work = [
+            *(each.publish(record) for each in (store, second) * 3),
+            *(each.revoke(record.id, ISSUER, at) for at, each in enumerate((store, second) * 2)),
+            *(each.publish(record) for each in (store, second) * 3),
+        ]
+        results = await asyncio.gather(*work, return_exceptions=True)
+        assert all(isinstance(each, Published | RevokedError | int) for each in results)
+        return {each for each in results if isinstance(each, int)}
+
+    seconds = await asyncio.gather(*(race(record) for record in records))
+    assert all(len(each) == 1 for each in seconds)  # all were told of the same revocation
+    assert await store.lookup_many([record.token for record in records]) == [[]] * 40
+    await second.close()
+
+
+async def test_anothers_attestation_looks_as_if_there_were_none(store):
+    record = new()
+    await store.publish(record)
+    with pytest.raises(NotFoundError) as foreign:
+        await store.revoke(record.id, OTHER, 1_700_000_000)
+    with pytest.raises(NotFoundError) as none:
+        await store.revoke(secrets.token_bytes(16), OTHER, 1_700_000_000)
+    assert str(foreign.value) == str(none.value)
+    with pytest.raises(NotFoundError) as read:
+        await store.get(record.id, OTHER)
+    assert str(read.value) == str(none.value)
+    assert await store.lookup(record.token) == [record.signed]
+
+
+# Durability
+
+
+async def test_what_is_acknowledged_outlives_a_crash_and_shares_its_fsyncs(valkey, store, raw):
+    records = [new() for _ in range(5000)]
+    await asyncio.gather(*(store.publish(record) for record in records))
+    await store.revoke(records[0].id, ISSUER, 1_700_000_000)
+    assert await calls(raw, "set") >= 5000
+    assert await calls(raw, "waitaof") <= 50
+    os.kill(valkey.pid, signal.SIGKILL)
+
+    async def back() -> bool:
+        return len(await store.lookup(records[1].token)) == 1
+
+    await eventually(back)
+    found = await store.lookup_many([record.token for record in records])
+    assert found == [[], *([record.signed] for record in records[1:])]
+    with pytest.raises(RevokedError):
+        await store.publish(records[0])
+
+
+async def test_a_crash_amid_publishing_loses_nothing_acknowledged(valkey, store):
+    records = [new() for _ in range(5000)]
+    acknowledged = 0
+
+    async def publish(record: NewRecord) -> bool:
+        nonlocal acknowledged
+        try:
+            await store.publish(record)
+        except StoreUnavailableError:
+            return False
+        acknowledged += 1
+        if acknowledged == 1500:
+            os.kill(valkey.pid, signal.SIGKILL)
+        return True
+
+    done = await asyncio.gather(*(publish(record) for record in records))
+    assert 1500 <= sum(done) < 5000
+
+    async def back() -> bool:
+        return len(await store.lookup(records[0].token)) == 1
+
+    await eventually(back)
+    found = await store.lookup_many([record.token for record in records])
+    assert all(each == [r.signed] for each, r, ok in zip(found, records, done, strict=True) if ok)
+
+    async def writes_back() -> bool:
+        await asyncio.gather(*(store.publish(record) for record in records))
+        return True
+
+    await eventually(writes_back)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")
+async def test_a_disk_that_takes_no_more_acknowledges_nothing(valkey, store, tmp_path):
+    (log,) = (tmp_path / "store" / "appendonlydir").glob("*.incr.aof")
+    full = log.stat().st_size + 1000
+    resource.prlimit(valkey.pid, resource.RLIMIT_FSIZE, (full, full))
+    records = [new() for _ in range(20)]
+    results = await asyncio.gather(*map(store.publish, records), return_exceptions=True)
+    assert all(isinstance(each, StoreUnavailableError) for each in results)
+
+    async def healed() -> bool:
+        return (await store.publish(records[0])).signed == records[0].signed
+
+    await eventually(healed)  # the restarted child has its limit no more
+
+
+async def test_a_full_memory_refuses_and_evicts_nothing(tmp_path):
+    valkey = EmbeddedValkey(tmp_path, memory=8 << 20)
+    await valkey.start()
+    store = await AttestationStore.open(valkey.url)
+    records = [new(signed=b"\xd2" * 60_000) for _ in range(200)]
+    results = await asyncio.gather(*map(store.publish, records), return_exceptions=True)
+    refused = [each for each in results if not isinstance(each, Published)]
+    assert refused
+    assert all(isinstance(each, StoreUnavailableError) for each in refused)
+    assert "memory" in refused[0].remedy
+    found = await store.lookup_many([record.token for record in records])
+    kept = [isinstance(each, Published) for each in results]
+    assert any(kept)
+    assert all(each for each, ok in zip(found, kept, strict=True) if ok)
+    await store.close()
+    await valkey.stop()
+
+
+async def test_closing_finishes_what_waits_and_takes_no_more(valkey):
+    store = await AttestationStore.open(valkey.url)
+    records = [new() for _ in range(1500)]
+    tasks = [asyncio.create_task(store.publish(record)) for record in records]
+    await asyncio.sleep(0)
+    await store.close()
+    assert all(not published.already for published in await asyncio.gather(*tasks))
+    with pytest.raises(StoreUnavailableError):
+        await store.publish(records[0])
+    with pytest.raises(StoreUnavailableError):
+        await store.lookup(records[0].token)
+
+
+# The connection
+
+
+async def test_the_commands_of_one_tick_leave_in_one_write(valkey, store, raw):
+    tokens = [secrets.token_bytes(36) for _ in range(500)]
+
+    async def reads() -> int:
+        stats = (await raw.execute(b"INFO", b"stats")).decode()
+        return int(stats.split("total_reads_processed:")[1].split()[0])
+
+    before = await reads()
+    await asyncio.gather(*map(store.lookup, tokens))
+    assert await reads() - before <= 10  # 22 KB: some reads of the server's 16 KB, not 500
+    assert await calls(raw, "hvals") == 500
+
+
+async def test_replies_come_in_the_order_of_their_calls(raw):
+    async def echo(number: int) -> bool:
+        sent = b"%d" % number * (number % 700)
+        return await raw.execute(b"ECHO", sent) == sent
+
+    assert all(await asyncio.gather(*map(echo, range(2000))))
+
+
+async def test_a_refusal_fails_its_own_call_and_names_no_argument(raw):
+    token = b"secret-token"
+    good, bad, more = raw.execute(b"PING"), raw.execute(b"NOPE", token), raw.execute(b"PING")
+    assert await good == await more == b"PONG"
+    with pytest.raises(StoreUnavailableError) as refused:
+        await bad
+    assert "secret" not in str(refused.value)
+    replies = await raw.pipeline([(b"PING",), (b"GET",), (b"PING",)])
+    assert replies[::2] == [b"PONG", b"PONG"]
+    assert isinstance(replies[1], StoreUnavailableError)
+
+
+async def test_a_call_whose_caller_gave_up_shifts_no_reply(raw):
+    first, second = raw.execute(b"ECHO", b"1"), raw.execute(b"ECHO", b"2")
+    first.cancel()
+    assert await second == b"2"
+
+
+async def test_calls_that_wait_fail_when_the_server_dies(valkey, raw):
+    waiting = raw.execute(b"BLPOP", b"nothing", b"0")
+    await asyncio.sleep(0)
+    os.kill(valkey.pid, signal.SIGKILL)
+    with pytest.raises(StoreUnavailableError):
+        await waiting
+
+
+async def test_calls_fail_at_once_while_it_is_down_and_work_when_it_is_back(valkey, store):
+    record = new()
+    await store.publish(record)
+    await valkey.stop()
+    async with asyncio.timeout(5):
+        for call in (
+            lambda: store.lookup(record.token),
+            lambda: store.lookup_many([record.token]),
+            lambda: store.publish(new()),
+            lambda: store.revoke(record.id, ISSUER, 1),
+            lambda: store.get(record.id, ISSUER),
+            lambda: store.record(record.id),
+        ):
+            with pytest.raises(StoreUnavailableError):
+                await call()
+    await valkey.start()
+
+    async def back() -> bool:
+        await store.publish(record)
+        return await store.lookup(record.token) == [record.signed]
+
+    await eventually(back)
+
+
+async def test_a_server_that_hangs_fails_calls_and_is_left(valkey):
+    connection = await Connection.open(valkey.url, reply_seconds=0.2)
+    os.kill(valkey.pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(5):
+            for _ in range(2):
+                with pytest.raises(StoreUnavailableError):
+                    await connection.execute(b"PING")
+    finally:
+        os.kill(valkey.pid, signal.SIGCONT)
+
+    async def back() -> bool:
+        return await connection.execute(b"PING") == b"PONG"
+
+    await eventually(back)
+    await connection.close()
+
+
+async def test_what_is_no_store_is_refused(tmp_path):
+    async def chat(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    path = tmp_path / "s"
+    async with await asyncio.start_unix_server(chat, path):
+        with pytest.raises(StoreUnavailableError):
+            await Connection.open(f"unix://{path}")
+
+
+# Opening
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://localhost",
+        "redis+sentinel://a:1,b:2/main",
+        "redis+cluster://a:1",
+        "unix://",
+        "unix:///",
+        "unix://relative/path",
+        "redis://host:port",
+        "redis://host:99999",
+        "redis://[::1",
+        "redis://host/zero",
+        "redis://host/-1",
+        "redis://host?db=x",
+        "redis://host?ssl_cert_reqs=none",
+        "rediss://host?ssl_cert_reqs=none",
+        "redis://onlyuser@host",
+        "rediss://host?ssl_ca_certs=/nonexistent",
+    ],
+)
+async def test_a_wrong_url_is_refused(url):
+    with pytest.raises(InvalidFieldError) as refused:
+        await AttestationStore.open(url)
+    assert refused.value.field == "store.url"
+    assert refused.value.remedy
+
+
+@given(st.text() | st.from_regex(r"(unix|rediss?)://[^/]{0,9}[:@/?].*", fullmatch=True))
+def test_any_text_is_an_address_or_a_named_error(url):
+    try:
+        StoreAddress.parse(url)
+    except InvalidFieldError as refused:
+        assert refused.field == "store.url"  # noqa: PT017  # either outcome is right
+
+
+def test_a_url_is_taken_apart():
+    address = StoreAddress.parse("redis://us%40er:p%2Fw@[::1]:7000/3")
+    assert (address.host, address.port, address.database) == ("::1", 7000, 3)
+    assert (address.username, address.password) == ("us@er", "p/w")
+    assert "p/w" not in repr(address) + str(address)
+    assert StoreAddress.parse("unix:///a%20b?db=2") == StoreAddress(path="/a b", database=2)
+    assert StoreAddress.parse("redis://h") == StoreAddress(host="h", port=6379)
+
+
+@pytest.mark.parametrize("url", ["unix:///nonexistent.sock", "redis://127.0.0.1:1"])
+async def test_a_server_that_is_not_there_is_refused(url):
+    with pytest.raises(StoreUnavailableError, match="cannot connect") as refused:
+        await AttestationStore.open(url)
+    assert refused.value.remedy
+
+
+async def test_credentials_and_database_are_used_and_wrong_ones_refused(server):
+    address = await server("--appendonly", "yes", "--requirepass", "right")
+    for url in (f"redis://default:right@{address}/2", f"redis://:right@{address}?db=2"):
+        store = await AttestationStore.open(url)
+        await store.publish(record := new())
+        assert await store.lookup(record.token) == [record.signed]
+        await store.close()
+    keyspace = await Connection.open(f"redis://:right@{address}")
+    assert b"db2:" in await keyspace.execute(b"INFO", b"keyspace")
+    await keyspace.close()
+    for wrong in (f"redis://:wrongsecret@{address}", f"redis://{address}"):
+        with pytest.raises(StoreUnavailableError) as refused:
+            await AttestationStore.open(wrong)
+        assert "password" in refused.value.remedy
+        assert "wrongsecret" not in str(refused.value)
+
+
+async def test_a_password_where_the_server_has_none_is_refused(server):
+    address = await server("--appendonly", "yes")
+    with pytest.raises(StoreUnavailableError) as refused:
+        await AttestationStore.open(f"redis://:secret@{address}")
+    assert "password" in refused.value.remedy
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "remedy"),
+    [
+        (("--appendonly", "no"), "append-only file is off", "appendonly yes"),
+        (("--appendonly", "yes", "--rename-command", "HSETEX", ""), "HSETEX", "Valkey 9"),
+        (
+            ("--appendonly", "yes", "--maxmemory", "1gb", "--maxmemory-policy", "volatile-lru"),
+            "may evict",
+            "noeviction",
+        ),
+    ],
+)
+async def test_a_server_that_would_forget_is_refused(server, options, says, remedy):
+    address = await server(*options)
+    with pytest.raises(StoreUnavailableError, match=says) as refused:
+        await AttestationStore.open(f"redis://{address}")
+    assert remedy in refused.value.remedy
+    assert "\n" not in str(refused.value)
+
+
+async def test_a_server_that_stops_to_be_durable_acknowledges_nothing(server):
+    address = await server("--appendonly", "yes")
+    store = await AttestationStore.open(f"redis://{address}")
+    admin = await Connection.open(f"redis://{address}")
+    await admin.execute(b"CONFIG", b"SET", b"appendonly", b"no")
+    with pytest.raises(StoreUnavailableError):
+        await store.publish(new())
+    await admin.close()
+    await store.close()
+
+
+async def test_tls_is_spoken_and_an_untrusted_certificate_refused(valkey, tmp_path):
+    certificate, key = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    relays: set[asyncio.Task[None]] = set()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                sink.write(data)
+            sink.close()
+
+        back, on = await asyncio.open_unix_connection(valkey.url.removeprefix("unix://"))
+        relays.update({asyncio.create_task(pump(reader, on))})
+        relays.update({asyncio.create_task(pump(back, writer))})
+
+    listener = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context)
+    port = listener.sockets[0].getsockname()[1]
+    store = await AttestationStore.open(f"rediss://localhost:{port}?ssl_ca_certs={certificate}")
+    await store.publish(record := new())
+    assert await store.lookup(record.token) == [record.signed]
+    await store.close()
+    with pytest.raises(StoreUnavailableError, match="(?i)certificate"):
+        await AttestationStore.open(f"rediss://localhost:{port}")
+    with pytest.raises(StoreUnavailableError, match="(?i)certificate"):
+        await AttestationStore.open(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}")
+    listener.close()
+    await asyncio.wait(relays, timeout=5)
+
+
+def self_signed(directory: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    form = serialization.PrivateFormat.PKCS8
+    (directory / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    (directory / "key.pem").write_bytes(
+        key.private_bytes(pem, form, serialization.NoEncryption())
+    )
+    return directory / "cert.pem", directory / "key.pem"
