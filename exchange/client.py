@@ -28,7 +28,7 @@ from exchange.provinces import trust_domain
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import attestation_service_pb2, recognition_service_pb2, types_pb2
 
-__all__ = ["Client", "Item", "UnreachableError"]
+__all__ = ["Client", "Document", "Item", "NewAttestation", "Purpose", "UnreachableError"]
 
 _SERVICE = "/tongxing.v1."
 Document = types_pb2.IdentityDocument

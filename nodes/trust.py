@@ -60,8 +60,10 @@ class TrustKeeper:
         return trust
 
     def on_change(self, listener: Callable[[TrustList], None]) -> None:
-        """Tell of every new list."""
+        """Tell of the list, now and whenever there is a new one."""
         self._listeners.append(listener)
+        if self._trust is not None:
+            listener(self._trust)
 
     async def refresh(self) -> TrustList:
         """Verify what the folder holds now.

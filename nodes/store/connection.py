@@ -295,12 +295,13 @@ class Connection:
             self._returning = self._loop.create_task(self._return())
 
     async def _return(self) -> None:
-        pause = 0.02
+        pause, said = 0.02, ""
         while True:
             try:
                 await self._connect()
             except StoreUnavailableError as error:
-                log.warning("store.unreachable", store=str(self._address), error=str(error))
+                if said != (said := str(error)):
+                    log.warning("store.unreachable", store=str(self._address), error=said)
             else:
                 log.info("store.back", store=str(self._address))
                 return

@@ -65,6 +65,14 @@ async def ask(valkey: EmbeddedValkey, *command: bytes):
         await connection.close()
 
 
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def environment(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
 def running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -85,10 +93,8 @@ async def test_data_outlives_an_orderly_stop(tmp_path):
 
 
 async def test_nobody_else_reaches_its_data_or_its_socket(valkey, tmp_path):
-    mode = stat.S_IMODE((tmp_path / "store").stat().st_mode)
-    assert mode == 0o700
-    socket = Path(valkey.url.removeprefix("unix://"))
-    assert stat.S_IMODE(socket.stat().st_mode) == 0o700
+    assert mode(tmp_path / "store") == 0o700
+    assert mode(Path(valkey.url.removeprefix("unix://"))) == 0o700
     assert await ask(valkey, b"CONFIG", b"GET", b"port") == [b"port", b"0"]
 
 
@@ -105,7 +111,7 @@ async def test_a_terminals_interrupt_does_not_reach_it(valkey):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_the_nodes_environment_does_not_reach_it(valkey):
-    assert Path(f"/proc/{valkey.pid}/environ").read_bytes() == b""
+    assert environment(valkey.pid) == b""
 
 
 async def test_a_killed_valkey_comes_back_with_its_data(valkey):
@@ -187,7 +193,7 @@ async def test_a_path_too_long_for_a_socket_gets_a_short_one(tmp_path):
     await valkey.start()
     socket = Path(valkey.url.removeprefix("unix://"))
     assert len(os.fsencode(socket)) <= 100
-    assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+    assert mode(socket.parent) == 0o700
     assert await ask(valkey, b"PING") == b"PONG"
     assert (deep / "appendonlydir").is_dir()
     await valkey.stop()

@@ -1,0 +1,5 @@
+"""`python -m nodes.cli` is `tongxing`."""
+
+from nodes.cli import main
+
+main()
