@@ -142,10 +142,12 @@ class TrialExchange:
         while time.monotonic() < end:
             if self._nodes[code].poll() is not None:
                 break
-            with grpc.secure_channel(self.addresses[code], credentials, name) as channel:
-                with contextlib.suppress(grpc.FutureTimeoutError):
-                    grpc.channel_ready_future(channel).result(timeout=0.3)
-                    return
+            with (
+                grpc.secure_channel(self.addresses[code], credentials, name) as channel,
+                contextlib.suppress(grpc.FutureTimeoutError),
+            ):
+                grpc.channel_ready_future(channel).result(timeout=0.3)
+                return
         lines = self.log(code).read_text(encoding="utf-8").splitlines() or ["it said nothing"]
         raise StoreUnavailableError(f"the node of {code} did not start: {lines[-1]}")
 
