@@ -20,7 +20,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
@@ -39,6 +39,7 @@ from exchange.facts import (
     Fact,
     HealthCodeStatus,
     Kind,
+    fact_fields,
     fact_from_claim,
     fact_to_claim,
     from_seconds,
@@ -81,6 +82,9 @@ LIFE = {
 """How long after sampling an attestation of a kind may live: its usual and its longest life."""
 
 
+_LARGEST_REMEMBERED = 8 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Issuer:
     """The institution that established a fact (发证机构)."""
@@ -104,7 +108,7 @@ class Attestation:
 
     id: UUID
     province: str
-    token: bytes
+    token: bytes = field(repr=False)
     fact: Fact
     issuer: Issuer
     holder: Holder
@@ -190,11 +194,15 @@ def decode(payload: bytes) -> Attestation:
     )
     if _time(claims, NBF, "nbf") != attestation.issued_at:
         raise MalformedObjectError("nbf is not iat", field="nbf")
-    if attestation.expires_at > attestation.fact.sampled_at + LIFE[attestation.fact.kind]:
+    # Differences, because a sum may lie past the year 9999 and overflow.
+    fact = attestation.fact
+    if attestation.expires_at - fact.sampled_at > LIFE[fact.kind]:
         raise MalformedObjectError("lives longer than its kind may", field="exp")
-    if attestation.fact.sampled_at > attestation.issued_at + CLOCK_SKEW:
-        raise MalformedObjectError("sampled after it was issued", field="health.sampled_at")
-    check_colour(attestation.fact, "health")
+    for part in fact_fields(type(fact)):
+        value = getattr(fact, part.name)
+        if isinstance(value, datetime) and value - attestation.issued_at > CLOCK_SKEW:
+            raise MalformedObjectError("after it was issued", field=f"health.{part.name}")
+    check_colour(fact, "health")
     return attestation
 
 
@@ -208,7 +216,8 @@ def check_colour(fact: Fact, field: str) -> None:
     if not isinstance(fact, HealthCodeStatus) or fact.colour is Colour.GREEN:
         return
     for name in ("reason", "legal_basis", "assigned_by", "guidance"):
-        if not getattr(fact, name).strip():
+        # A space that is not seen, or a dash, explains nothing.
+        if not any(map(str.isalnum, getattr(fact, name))):
             raise UnexplainedColourError(
                 "a status that is not green must say why, by which rule, by whom and what to do",
                 field=f"{field}.{name}",
@@ -267,6 +276,7 @@ class AttestationVerifier:
     a key that is revoked now ends what was remembered under it.
 
     :param remember: how many attestations to remember, about 2 KiB each; the oldest go first.
+        Those larger than 8 KiB are not, or a hostile peer could fill the memory with few.
     """
 
     def __init__(self, *, remember: int = 20_000) -> None:
@@ -290,9 +300,10 @@ class AttestationVerifier:
             message = cose.parse(signed, cose.ObjectType.ATTESTATION)
             public = cose.verify(message, [key.public for _, key in trust.keys(message.kid)])
             attestation = decode(message.payload)
-            while len(self._held) >= self._remember:
-                del self._held[next(iter(self._held))]
-            self._held[signed] = public, attestation
+            if len(signed) <= _LARGEST_REMEMBERED:
+                self._held[signed] = public, attestation
+                if len(self._held) > self._remember:
+                    del self._held[next(iter(self._held))]
         else:
             public, attestation = known
         _check_key(public, attestation, trust)

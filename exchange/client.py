@@ -7,7 +7,6 @@ against the trust list, whatever the view beside them says.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -206,6 +205,8 @@ class Client:
             recognition_service_pb2.BatchRecognizeRequest(documents=documents, purpose=purpose),
             recognition_service_pb2.BatchRecognizeResponse,
         )
+        if len(answer.items) != len(documents):
+            raise InternalError("the node answered for another number of documents")
         return [
             self._checked(item.decision)
             if item.status.code == code_pb2.OK
@@ -230,20 +231,26 @@ class Client:
         :raises BadSignatureError: the node calls accepted what does not verify, or a view differs
             from its bytes.
         """
+        pb = recognition_service_pb2
+        decision.DiscardUnknownFields()  # nobody here can check them
+        accepted = False
         for piece in decision.evidence:
-            if piece.attestation.attestation_id:
-                self._verified(piece.attestation)
-        accepted = recognition_service_pb2.VERDICT_ACCEPTED
-        if decision.outcome == recognition_service_pb2.OUTCOME_RECOGNIZED and not any(
-            piece.verdict == accepted and piece.attestation.attestation_id
-            for piece in decision.evidence
-        ):
+            view = piece.attestation
+            if view == types_pb2.Attestation(signed=view.signed):
+                continue  # bytes alone say nothing
+            self._verified(view)
+            accepted |= piece.verdict == pb.VERDICT_ACCEPTED
+        passes = (
+            decision.outcome == pb.OUTCOME_RECOGNIZED or decision.colour == types_pb2.COLOUR_GREEN
+        )
+        if passes and not accepted:
             raise BadSignatureError("recognised without verifiable evidence", field="decision")
         return decision
 
     def _verified(self, view: types_pb2.Attestation) -> Attestation:
         attestation = self._verifier.verify(view.signed, self._trust(), self._clock())
-        if views.attestation_from_proto(view) != dataclasses.replace(attestation, token=b""):
+        view.DiscardUnknownFields()
+        if view != views.attestation_to_proto(view.signed, attestation):
             raise BadSignatureError("the view is not what was signed", field="attestation")
         return attestation
 

@@ -263,7 +263,9 @@ def _read(field: FactField, value: Any) -> Any:
     except ValueError:
         pass
     else:
-        if type(value) is field.type:
+        # CBOR's integers are wider than the contract's uint32 and than CEL's.
+        too_wide = type(value) is int and not 0 <= value < 1 << 32
+        if type(value) is field.type and not too_wide:
             return value
     raise MalformedObjectError("not a value of this field", field=f"health.{field.name}")
 

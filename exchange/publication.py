@@ -67,7 +67,7 @@ def draft(
         token=document.token(epoch),
         fact=fact,
         issuer=Issuer(code, message.issuer.name),
-        holder=Holder(mask_name(message.holder_name), document.type, document.masked),
+        holder=Holder(_masked_name(message, field), document.type, document.masked),
         issued_at=now.replace(microsecond=0),
         expires_at=_expiry(message, fact, now, field),
         data_as_of=_data_as_of(message, fact, now, field),
@@ -86,6 +86,13 @@ def check_author(code: str, author: str, *, field: str) -> None:
             field=field,
             remedy="call with the certificate of that issuer",
         )
+
+
+def _masked_name(message: pb.NewAttestation, field: str) -> str:
+    try:
+        return mask_name(message.holder_name)
+    except InvalidFieldError as error:
+        raise error.at(field) from None
 
 
 def _uuid7(text: str, field: str) -> UUID:

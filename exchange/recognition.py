@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
+from exchange import attestations, cose
 from exchange.attestations import Attestation, AttestationVerifier
 from exchange.errors import ExpiredError, TongxingError, UnknownIssuerError
 from exchange.facts import Colour, Kind
@@ -130,15 +131,23 @@ class Reply:
     """
 
     province: str
-    signed: Sequence[bytes] | None
+    signed: Sequence[bytes] | None = field(repr=False)
     trusted: bool = True
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that the province holds is looked at: what is not might be a red."""
+        return self.trusted and self.signed is not None and len(self.signed) <= MOST_PER_PROVINCE
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One attestation that was looked at; ``attestation`` is None where it did not verify."""
+    """One attestation that was looked at; ``attestation`` is None where it did not verify.
 
-    signed: bytes
+    ``signed`` is empty where it is not about the holder: nobody else's health data goes further.
+    """
+
+    signed: bytes = field(repr=False)
     attestation: Attestation | None
     verdict: Verdict
     sent_by: str
@@ -196,13 +205,16 @@ def recognize(
     """
     answers: list[ProvinceAnswer] = []
     evidence: list[Evidence] = []
+    unheard: list[str] = []
     for reply in replies:
         state, looked_at = _look_at(reply, tokens, trust, verifier, now)
         answers.append(ProvinceAnswer(reply.province, state, len(looked_at)))
         evidence += looked_at
+        if not reply.whole:
+            unheard.append(reply.province)
     _set_aside_outdated(evidence)
     said = _ask_rules(evidence, rules, now)
-    outcome, colour, verdict, reason = _conclude(said, evidence, answers)
+    outcome, colour, verdict, reason = _conclude(said, evidence, unheard)
     return Decision(
         province=province,
         outcome=outcome,
@@ -234,7 +246,7 @@ def _look_at(
         _judge(signed, reply.province, tokens, trust, verifier, now)
         for signed in dict.fromkeys(reply.signed[:MOST_PER_PROVINCE])
     ]
-    untrusted = len(reply.signed) > MOST_PER_PROVINCE or any(
+    untrusted = not reply.whole or any(
         piece.verdict in (Verdict.BAD_SIGNATURE, Verdict.UNKNOWN_ISSUER) for piece in evidence
     )
     return AnswerState.UNTRUSTED if untrusted else AnswerState.ANSWERED, evidence
@@ -250,18 +262,32 @@ def _judge(
 ) -> Evidence:
     try:
         attestation = verifier.verify(signed, trust, now)
-    except ExpiredError:
-        return Evidence(signed, None, Verdict.EXPIRED, sender)
-    except UnknownIssuerError:
-        return Evidence(signed, None, Verdict.UNKNOWN_ISSUER, sender)
-    except TongxingError:
-        return Evidence(signed, None, Verdict.BAD_SIGNATURE, sender)
+    except TongxingError as error:
+        if not _claims_to_be_of(signed, tokens):
+            return Evidence(b"", None, Verdict.BAD_SIGNATURE, sender)
+        return Evidence(signed, None, _verdict_on(error), sender)
     if attestation.token not in tokens:
-        # Somebody else's health data: it goes no further than here.
         return Evidence(b"", None, Verdict.BAD_SIGNATURE, sender)
     if attestation.province != sender:
         return Evidence(signed, None, Verdict.UNKNOWN_ISSUER, sender)
     return Evidence(signed, attestation, Verdict.ACCEPTED, sender)
+
+
+def _claims_to_be_of(signed: bytes, tokens: Sequence[bytes]) -> bool:
+    """Whether what did not verify at least reads as the holder's."""
+    try:
+        message = cose.parse(signed, cose.ObjectType.ATTESTATION)
+        return attestations.decode(message.payload).token in tokens
+    except TongxingError:
+        return False
+
+
+def _verdict_on(error: TongxingError) -> Verdict:
+    if isinstance(error, ExpiredError):
+        return Verdict.EXPIRED
+    if isinstance(error, UnknownIssuerError):
+        return Verdict.UNKNOWN_ISSUER
+    return Verdict.BAD_SIGNATURE
 
 
 def _set_aside_outdated(evidence: list[Evidence]) -> None:
@@ -316,18 +342,18 @@ def _ask_rules(evidence: list[Evidence], rules: RuleBook, now: datetime) -> list
 
 
 def _conclude(
-    said: list[RuleVerdict], evidence: list[Evidence], answers: list[ProvinceAnswer]
+    said: list[RuleVerdict], evidence: list[Evidence], unheard: list[str]
 ) -> tuple[Outcome, Colour, Verdict, Text]:
     satisfied = {said_.rule.colour: said_.rule for said_ in reversed(said) if said_.satisfied_by}
     for colour in (Colour.RED, Colour.YELLOW):
         if colour in satisfied:
             reason = satisfied[colour].reason
             return Outcome.NOT_RECOGNIZED, colour, Verdict.NOT_RECOGNIZED_BY_RULE, reason
-    silent = [a.province for a in answers if a.state is AnswerState.UNREACHABLE]
-    if silent:
+    if unheard:
+        zh = "、".join(PROVINCES[code].zh for code in unheard)
+        en = ", ".join(PROVINCES[code].en for code in unheard)
         reason = Text(
-            f"{'、'.join(PROVINCES[code].zh for code in silent)}没有应答，请稍后再查",
-            f"{', '.join(PROVINCES[code].en for code in silent)} did not answer: ask again later",
+            f"{zh}没有可用的应答，请稍后再查", f"no usable answer from {en}: ask again later"
         )
         return Outcome.INDETERMINATE, Colour.UNSPECIFIED, Verdict.UNAVAILABLE, reason
     broken = next((said_.rule for said_ in said if said_.failed), None)

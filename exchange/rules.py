@@ -65,11 +65,8 @@ class Rule:
             field = "reason"
             reason = Text(str(value["reason"]["zh"]), str(value["reason"]["en"]))
             field = "valid_from"
-            valid_from = value["valid_from"]
-            if not isinstance(valid_from, datetime):
-                valid_from = datetime.fromisoformat(valid_from)
-            valid_from = valid_from.astimezone(UTC)
-        except (KeyError, TypeError, ValueError, AttributeError):
+            valid_from = _moment(value["valid_from"])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise RuleError("missing or wrong", field=f"rules[{name}].{field}") from None
         if not kinds or colour is Colour.UNSPECIFIED:
             field = "colour" if kinds else "kinds"
@@ -84,8 +81,16 @@ class Rule:
             "colour": self.colour.value,
             "when": self.when,
             "reason": {"zh": self.reason.zh, "en": self.reason.en},
-            "valid_from": f"{self.valid_from:%Y-%m-%dT%H:%M:%SZ}",
+            "valid_from": self.valid_from.isoformat().replace("+00:00", "Z"),
         }
+
+
+def _moment(value: Any) -> datetime:
+    """A time with its offset: a local one would be another moment on another machine."""
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    if moment.tzinfo is None:
+        raise ValueError("no offset from UTC")
+    return moment.astimezone(UTC)
 
 
 class RuleBook:

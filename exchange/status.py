@@ -85,9 +85,8 @@ def from_status(status: status_pb2.Status) -> TongxingError:
     error = _BY_REASON.get(info.reason, errors.InternalError) if info.domain == DOMAIN else None
     if error is None:
         return errors.InternalError(status.message)
-    violation = bad.field_violations[0] if bad.field_violations else None
-    return error(
-        violation.description if violation else status.message,
-        field=violation.field if violation else "",
-        remedy=info.metadata.get("remedy", ""),
-    )
+    remedy = info.metadata.get("remedy", "")
+    if not bad.field_violations:
+        return error(status.message.removesuffix(f"; {remedy}"), remedy=remedy)
+    violation = bad.field_violations[0]
+    return error(violation.description, field=violation.field, remedy=remedy)

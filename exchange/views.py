@@ -9,21 +9,18 @@ import enum
 import functools
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from exchange.attestations import Attestation, Holder, Issuer
+from exchange.attestations import Attestation
 from exchange.errors import InvalidFieldError
 from exchange.facts import FACTS, Colour, Fact, Kind, fact_fields
 from exchange.recognition import Decision
-from exchange.subjects import DocumentType
 from exchange.texts import Text
 from exchange.v1 import recognition_service_pb2 as recognition_pb
 from exchange.v1 import types_pb2
 
 __all__ = [
-    "attestation_from_proto",
     "attestation_to_proto",
     "decision_to_proto",
     "fact_from_proto",
@@ -123,30 +120,6 @@ def attestation_to_proto(signed: bytes, attestation: Attestation | None) -> type
         expire_time=time_to_proto(attestation.expires_at),
         data_as_of_time=time_to_proto(attestation.data_as_of),
         supersedes=str(attestation.supersedes) if attestation.supersedes else "",
-    )
-
-
-def attestation_from_proto(message: types_pb2.Attestation) -> Attestation:
-    """The values of a view, to hold against the signed bytes; the subject token is not in it."""
-    return Attestation(
-        id=UUID(message.attestation_id),
-        province=message.province,
-        token=b"",
-        fact=fact_from_proto(message.fact),
-        issuer=Issuer(message.issuer.credit_code, message.issuer.name),
-        holder=Holder(
-            message.holder.name,
-            DocumentType[
-                types_pb2.DocumentType.Name(message.holder.document_type).removeprefix(
-                    "DOCUMENT_TYPE_"
-                )
-            ],
-            message.holder.document_number,
-        ),
-        issued_at=time_from_proto(message.issue_time, field="issue_time"),
-        expires_at=time_from_proto(message.expire_time, field="expire_time"),
-        data_as_of=time_from_proto(message.data_as_of_time, field="data_as_of_time"),
-        supersedes=UUID(message.supersedes) if message.supersedes else None,
     )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -18,33 +18,32 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from exchange.errors import InvalidFieldError, TongxingError
-from exchange.provinces import province
+from exchange.errors import InvalidFieldError
+from exchange.subjects import EpochKey
+from nodes import settings
+from nodes.settings import ProvinceCode, Section
 
-__all__ = ["EMBEDDED", "NodeConfig", "load"]
+__all__ = ["EMBEDDED", "NodeConfig", "load", "read_epoch_key"]
 
 EMBEDDED = "embedded"
 
 
-def _known_province(code: str) -> str:
-    try:
-        return province(code).code
-    except TongxingError as error:
-        raise ValueError(f"{error.message}; {error.remedy}") from None
+def _host_and_port(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    # grpc would take 99999 for 34463.
+    if not (host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError("not HOST:PORT with a port up to 65535")
+    return address
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class IdentityConfig(_Section):
+class IdentityConfig(Section):
     """The node's own certificate (PEM, leaf first) and its key."""
 
     certificate: Path
     key: Path
 
 
-class TrustConfig(_Section):
+class TrustConfig(Section):
     """The pinned root, the folder of TUF metadata, and how often to look for a change."""
 
     root: Path
@@ -53,32 +52,32 @@ class TrustConfig(_Section):
     grace_hours: float = Field(default=24.0, ge=0, le=24 * 30)
 
 
-class SigningConfig(_Section):
+class SigningConfig(Section):
     """The attestation key (PKCS#8 PEM), and the file that holds its passphrase, if any."""
 
     key: Path
     passphrase_file: Path | None = None
 
 
-class SubjectsConfig(_Section):
+class SubjectsConfig(Section):
     """The files of the epoch keys of subject tokens: the current first, older ones behind it."""
 
     keys: tuple[Path, ...] = Field(min_length=1, max_length=4)
 
 
-class StoreConfig(_Section):
+class StoreConfig(Section):
     """Where attestations are kept: the embedded Valkey, or a URL."""
 
     url: str = EMBEDDED
 
 
-class PeersConfig(_Section):
+class PeersConfig(Section):
     """How long the other provinces have for an answer."""
 
     timeout_seconds: float = Field(default=1.5, gt=0, le=30)
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -92,8 +91,8 @@ class NodeConfig(BaseSettings):
         env_prefix="TONGXING_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    province: Annotated[str, AfterValidator(_known_province)]
-    listen: str = Field(default="0.0.0.0:7443", pattern=r"^.+:\d{1,5}$")
+    province: ProvinceCode
+    listen: Annotated[str, AfterValidator(_host_and_port)] = "0.0.0.0:7443"
     data: Path
     drain_seconds: float = Field(default=20.0, ge=0, le=600)
     identity: IdentityConfig
@@ -124,38 +123,20 @@ def load(path: Path) -> NodeConfig:
 
     :raises InvalidFieldError: the file cannot be read, or a field is wrong; names it.
     """
+    return settings.read(path, NodeConfig)
+
+
+def read_epoch_key(path: Path) -> EpochKey:
+    """Read the key of one epoch: TOML with ``epoch`` (a number) and ``key`` (64 hex digits).
+
+    :raises InvalidFieldError: the file cannot be read, or is none.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidFieldError(error.strerror or "cannot be read", field=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidFieldError(f"not TOML: {error}", field=str(path)) from None
-    try:
-        config = NodeConfig(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        return EpochKey(values["epoch"], bytes.fromhex(values["key"]))
+    except (OSError, ValueError, KeyError, TypeError, InvalidFieldError):
         raise InvalidFieldError(
-            message[0].lower() + message[1:], field=field, remedy=f"see {path}"
+            f"{path} is not an epoch key",
+            field="subjects.keys",
+            remedy='it must hold `epoch = 1` and `key = "64 hex digits"`',
         ) from None
-    return _resolved(config, path.resolve().parent)
-
-
-def _resolved(config: NodeConfig, base: Path) -> NodeConfig:
-    """The same with every path absolute."""
-
-    def resolve(value: Any) -> Any:
-        if isinstance(value, Path):
-            return base / value
-        if isinstance(value, tuple):
-            return tuple(resolve(part) for part in value)
-        if isinstance(value, _Section):
-            return value.model_copy(
-                update={name: resolve(getattr(value, name)) for name in type(value).model_fields}
-            )
-        return value
-
-    return config.model_copy(
-        update={name: resolve(getattr(config, name)) for name in type(config).model_fields}
-    )

@@ -38,6 +38,7 @@ __all__ = [
     "Identity",
     "IdentityVerifier",
     "Role",
+    "check_pair",
     "issue",
     "make_authority",
     "server_name",
@@ -239,6 +240,29 @@ def issue(
         .sign(authority_key, SHA256())
     )
     return certificate.public_bytes(Encoding.PEM), _key_pem(key)
+
+
+def check_pair(certificate: bytes, key: bytes) -> None:
+    """Hold a certificate against its key.
+
+    :param certificate: PEM, the leaf first; ``key`` PKCS#8 PEM without a passphrase.
+    :raises NoIdentityError: one cannot be read, or they do not belong together; field
+        ``certificate`` or ``key``.
+    """
+    try:
+        leaf = x509.load_pem_x509_certificates(certificate)[0]
+    except ValueError:
+        raise NoIdentityError("not a certificate in PEM", field="certificate") from None
+    try:
+        public = load_pem_private_key(key, None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise NoIdentityError(
+            "not a private key in PEM without a passphrase", field="key"
+        ) from None
+    if public != leaf.public_key():
+        raise NoIdentityError(
+            "the key is not the certificate's", field="key", remedy="configure the two together"
+        )
 
 
 @dataclass(frozen=True, slots=True)

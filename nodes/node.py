@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import tomllib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +12,13 @@ from pathlib import Path
 import structlog
 
 from exchange.attestations import AttestationVerifier
-from exchange.errors import InvalidFieldError, TrustListError
+from exchange.errors import InvalidFieldError, NoIdentityError, TrustListError
 from exchange.keys import PrivateKey
-from exchange.subjects import EpochKey
 from exchange.trust.trustlist import TrustList
-from nodes.config import EMBEDDED, NodeConfig
+from nodes.config import EMBEDDED, NodeConfig, read_epoch_key
 from nodes.doors.grpcio import GrpcioDoor, TlsFiles
 from nodes.embedded import EmbeddedValkey
+from nodes.identity import IdentityVerifier, Role, check_pair
 from nodes.peers.fetch import Peers
 from nodes.services.attestation import AttestationService
 from nodes.services.peer import PeerService
@@ -58,12 +57,12 @@ async def running(config: NodeConfig) -> AsyncIterator[int]:
 
     _private_directory(config.data)
     certificate, tls_key = config.identity.certificate, config.identity.key
-    for field, path in (("identity.certificate", certificate), ("identity.key", tls_key)):
-        _read(path, field)
     signer = _signing_key(config)
-    epochs = [_epoch_key(path) for path in config.subjects.keys]
+    epochs = [read_epoch_key(path) for path in config.subjects.keys]
     keeper = TrustKeeper(config.trust, config.province, config.data / "trust", clock)
-    _check_signs(signer, await keeper.refresh(), config.province)
+    trust = await keeper.refresh()
+    _check_signs(signer, trust, config.province)
+    _check_identity(config, trust, clock())
 
     async with contextlib.AsyncExitStack() as stack:
         url = config.store.url
@@ -131,19 +130,6 @@ def _read(path: Path, field: str) -> bytes:
         raise InvalidFieldError(f"{path}: {error.strerror}", field=field) from None
 
 
-def _epoch_key(path: Path) -> EpochKey:
-    """The key of one epoch: TOML with ``epoch`` (a number) and ``key`` (64 hex digits)."""
-    try:
-        values = tomllib.loads(_read(path, "subjects.keys").decode())
-        return EpochKey(values["epoch"], bytes.fromhex(values["key"]))
-    except (ValueError, KeyError, TypeError, InvalidFieldError):
-        raise InvalidFieldError(
-            f"{path} is not an epoch key",
-            field="subjects.keys",
-            remedy='it must hold `epoch = 1` and `key = "64 hex digits"`',
-        ) from None
-
-
 def _signing_key(config: NodeConfig) -> PrivateKey:
     passphrase = None
     if config.signing.passphrase_file:
@@ -157,11 +143,30 @@ def _signing_key(config: NodeConfig) -> PrivateKey:
 
 def _check_signs(signer: PrivateKey, trust: TrustList, province: str) -> None:
     """Refuse to start with a key whose attestations nobody would accept."""
-    for owner, key in trust.keys(signer.public.kid):
-        if owner == province and key.public.thumbprint == signer.public.thumbprint and key.signs:
-            return
+    if trust.signs(province, signer.public):
+        return
     raise TrustListError(
         f"the key {signer.public.kid.hex()} is not an ACTIVE key of {province} in the trust list",
         field="signing.key",
         remedy="publish it in the province's profile, or configure the key that is",
     )
+
+
+def _check_identity(config: NodeConfig, trust: TrustList, now: datetime) -> None:
+    """Refuse to start with a certificate that no peer and no client would accept."""
+    certificate = _read(config.identity.certificate, "identity.certificate")
+    key = _read(config.identity.key, "identity.key")
+    try:
+        check_pair(certificate, key)
+    except NoIdentityError as error:
+        raise error.at("identity") from None
+    authority = trust.profile(config.province).tls_ca.encode()
+    try:
+        identity = IdentityVerifier({config.province: authority}).identify(certificate, now)
+    except NoIdentityError as error:
+        raise error.at("identity.certificate") from None
+    if identity.role is not Role.NODE:
+        raise InvalidFieldError(
+            f"it is of the {identity.role} {identity.name}, not of a node",
+            field="identity.certificate",
+        )

@@ -19,11 +19,14 @@ def configure(level: str, form: str) -> None:
     :param level: ``debug``, ``info``, ``warning`` or ``error``.
     :param form: ``json``, or ``console`` for a person.
     """
+    # A traceback's local variables are requests, tokens and keys: neither form may show them,
+    # and both do unless they are told.
+    traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if form == "console"
         else [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(traceback),
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
     )

@@ -89,7 +89,11 @@ class TrustKeeper:
             raise TrustListError(
                 error.strerror or "cannot be read", field="trust.root", remedy="see trust.root"
             ) from None
-        return refresh.load(self._config.metadata, root, self._cache)
+        try:
+            return refresh.load(self._config.metadata, root, self._cache)
+        except TrustListError as error:
+            error.field = error.field or "trust.metadata"
+            raise
 
     async def watch(self) -> None:
         """Look for changes for ever."""
@@ -102,6 +106,11 @@ class TrustKeeper:
             except TongxingError as error:
                 self._seen = self._fingerprint()
                 log.error("trust.refused", why=str(error))  # noqa: TRY400 - no traceback
+            except Exception:
+                # Whatever a published file brings about: who stopped looking would never hear of a
+                # revocation again.
+                self._seen = self._fingerprint()
+                log.exception("trust.refused")
 
     def _fingerprint(self) -> object:
         try:

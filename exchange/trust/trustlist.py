@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from exchange.keys import PublicKey
     from exchange.trust.profile import AttestationKey, Profile
 
 __all__ = ["TrustList"]
@@ -50,6 +51,13 @@ class TrustList:
         :param kid: the 8 bytes of the protected header.
         """
         return self._by_kid.get(kid, ())
+
+    def signs(self, province: str, public: PublicKey) -> bool:
+        """Whether a province signs with a key now: whether anybody would accept what it signs."""
+        return any(
+            owner == province and key.signs and key.public.thumbprint == public.thumbprint
+            for owner, key in self.keys(public.kid)
+        )
 
     def profile(self, province: str) -> Profile:
         """Give a province's profile.

@@ -1,0 +1,100 @@
+"""``tongxing``: the command line (命令行). Noun, then verb.
+
+A command imports what is heavy (grpc, tuf) when it runs, so that ``--help`` is there at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from exchange.errors import InvalidFieldError, TongxingError
+from nodes.cli import attestation, exchange_setup, node, output, recognize, trust
+
+__all__ = ["app", "main", "run"]
+
+app = typer.Typer(
+    name="tongxing",
+    help="Tongxing (通行): a health code of one province, honoured in another.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.add_typer(attestation.attestation, name="attestation")
+app.command("recognize")(recognize.recognize)
+app.add_typer(trust.trust, name="trust")
+trust.trust.command("init", short_help="Make a new exchange, for trials (新建交换体系).")(
+    exchange_setup.init
+)
+trust.trust.command("renew", short_help="Sign the timestamp anew (续签时间戳).")(
+    exchange_setup.renew
+)
+identity = typer.Typer(no_args_is_help=True, help="Identities of clients (客户端身份).")
+identity.command("issue", short_help="Issue a client certificate (签发客户端证书).")(
+    exchange_setup.issue_identity
+)
+app.add_typer(identity, name="identity")
+app.add_typer(node.app, name="node", short_help="A province's node (省级节点).")
+
+
+@identity.callback()
+def _noun() -> None:
+    """Keep the verb, though there is one only."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tongxing {metadata.version('tongxing')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Version. 版本。")
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Run the command line of this process; the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without Chinese must not end a command
+            stream.reconfigure(errors="replace")
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; every error becomes one line on standard error.
+
+    :returns: the exit code: 0; what the command says; 1 for an error, 2 for wrong usage, 130 for
+        an interruption.
+    """
+    state = output.State()
+    try:
+        app(args=list(arguments), prog_name="tongxing", obj=state)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except TongxingError as error:
+        output.print_error(error, state.form)
+    except OSError as error:
+        failed = InvalidFieldError(
+            error.strerror or type(error).__name__, field=str(error.filename or "")
+        )
+        output.print_error(failed, state.form)
+    except Exception as error:  # noqa: BLE001 - the last line: a user is not shown a traceback
+        if os.environ.get("TONGXING_DEBUG") == "1":
+            traceback.print_exc()
+        else:
+            output.print_fault(error, state.form)
+    return 1

@@ -42,7 +42,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
@@ -55,12 +55,26 @@ from exchange.v1 import attestation_service_pb2 as pb
 from exchange.v1 import types_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from google.protobuf.message import Message
 
-__all__ = ["COLUMNS", "BadRow", "Row", "count", "read"]
+__all__ = [
+    "COLUMNS",
+    "BadRow",
+    "Row",
+    "attestation_from_columns",
+    "attestation_from_json",
+    "column_of",
+    "count",
+    "document_from_columns",
+    "documents",
+    "read",
+    "uuid7",
+]
+
+_T = TypeVar("_T")
 
 _LIMIT = 65536
 """Bytes in one record; the contract's longest attestation needs a sixth of it."""
@@ -145,7 +159,11 @@ def read(path: Path) -> Iterator[Row | BadRow]:
     """
     ids = _Ids(path)
     with _reading(path) as file:
-        rows = _csv_rows(path, file) if _is_csv(path) else _json_rows(file)
+        rows: Iterator[_Reading[pb.NewAttestation]]
+        if _is_csv(path):
+            rows = _csv_rows(path, file, attestation_from_columns, _REQUIRED)
+        else:
+            rows = _json_rows(file)
         for line, content in rows:
             try:
                 attestation = content()
@@ -169,7 +187,38 @@ def count(path: Path) -> int:
         return max(0, sum(1 for _ in _records(_Lines(file))) - 1)
 
 
-_Reading = tuple[int, "Callable[[], pb.NewAttestation]"]
+def documents(path: Path) -> Iterator[tuple[int, types_pb2.IdentityDocument] | BadRow]:
+    """The identity document of every record of a CSV file, with its line.
+
+    :param path: a CSV file as for `read`; columns but the document's are passed over.
+    :raises InvalidFieldError: while iterating, for the file as a whole.
+    """
+    if not _is_csv(path):
+        raise InvalidFieldError("is not CSV", field=path.name, remedy="give a .csv file")
+    with _reading(path) as file:
+        columns = ("document_type", "document_number")
+        for line, content in _csv_rows(path, file, document_from_columns, columns):
+            try:
+                yield line, content()
+            except InvalidFieldError as error:
+                yield BadRow(line, error.field, error.message, error.remedy)
+
+
+def column_of(path: str) -> str:
+    """The column that a field of a request stands in; the path itself where there is none.
+
+    :param path: as a node names it: ``attestation.fact.nucleic_acid_test.sample_time``.
+    """
+    path = re.sub(r"^(attestation\.|documents\[\d+\]\.)", "", path)
+    if path in {"type", "number"}:
+        return f"document_{path}"
+    if path == "fact":
+        return "kind"
+    name = re.sub(r"^fact\.[a-z_]+\.", "", path).replace(".", "_")
+    return name if name in COLUMNS else path
+
+
+_Reading = tuple[int, "Callable[[], _T]"]
 """A record's line, and its content once it is asked for: count never asks."""
 
 
@@ -337,15 +386,31 @@ class _Cells:
 _HEADER = {name: name for name in COLUMNS} | {zh: en for en, all_ in COLUMNS.items() for zh in all_}
 
 
-def _csv_rows(path: Path, file: BinaryIO) -> Iterator[_Reading]:
+def _csv_rows(
+    path: Path,
+    file: BinaryIO,
+    convert: Callable[[Mapping[str, str]], _T],
+    required: Iterable[str],
+) -> Iterator[_Reading[_T]]:
     encoding = _encoding_of(path, file)
     records = _records(_Lines(file))
     first = next(records, None)
     if first is None:
         raise InvalidFieldError("is empty", field=path.name, remedy="begin with a header line")
-    header = _header(path, first[1], encoding)
+    header = _header(path, first[1], encoding, required)
     for line, cells in records:
-        yield line, functools.partial(_attestation, header, cells, encoding)
+        yield line, functools.partial(_converted, convert, header, cells, encoding)
+
+
+def _converted(
+    convert: Callable[[Mapping[str, str]], _T],
+    header: list[str],
+    cells: list[bytes] | InvalidFieldError,
+    encoding: str,
+) -> _T:
+    if isinstance(cells, InvalidFieldError):
+        raise cells
+    return convert(_row(header, cells, encoding))
 
 
 def _encoding_of(path: Path, file: BinaryIO) -> str:
@@ -371,7 +436,12 @@ def _encoding_of(path: Path, file: BinaryIO) -> str:
     return "gb18030" if wrong > right else "utf-8"
 
 
-def _header(path: Path, cells: list[bytes] | InvalidFieldError, encoding: str) -> list[str]:
+def _header(
+    path: Path,
+    cells: list[bytes] | InvalidFieldError,
+    encoding: str,
+    required: Iterable[str],
+) -> list[str]:
     if isinstance(cells, InvalidFieldError):
         raise InvalidFieldError(
             f"the header line: {cells.message}", field=path.name, remedy=cells.remedy
@@ -387,7 +457,7 @@ def _header(path: Path, cells: list[bytes] | InvalidFieldError, encoding: str) -
         raise InvalidFieldError(
             "the first line names no known column",
             field=path.name,
-            remedy="begin with a header line, its names apart by commas: " + ", ".join(_REQUIRED),
+            remedy="begin with a header line, its names apart by commas: " + ", ".join(required),
         )
     known: list[str] = []
     for position, (name, column) in enumerate(zip(names, header, strict=True), 1):
@@ -396,7 +466,7 @@ def _header(path: Path, cells: list[bytes] | InvalidFieldError, encoding: str) -
         if column in known:
             raise InvalidFieldError("two columns of this name", field=column, remedy="keep one")
         known.append(column)
-    for column in _REQUIRED:
+    for column in required:
         if column not in known:
             raise InvalidFieldError(
                 "the column is missing",
@@ -468,24 +538,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 
-def _attestation(
-    header: list[str], cells: list[bytes] | InvalidFieldError, encoding: str
-) -> pb.NewAttestation:
+def attestation_from_columns(row: Mapping[str, str]) -> pb.NewAttestation:
     """One record's attestation; without an id where it has none.
 
+    :param row: values by the English names in `COLUMNS`; what is empty may be left out.
     :raises InvalidFieldError: the record does not read; ``field`` is the column.
     """
-    if isinstance(cells, InvalidFieldError):
-        raise cells
-    row = _row(header, cells, encoding)
     kind = Kind(_term(row, "kind", _TERMS[Kind]))
-    document_type = _term(row, "document_type", _TERMS[DocumentType])
     return pb.NewAttestation(
         attestation_id=_id(row, "attestation_id"),
-        document=types_pb2.IdentityDocument(
-            type=f"DOCUMENT_TYPE_{document_type}",
-            number=_number(row),
-        ),
+        document=document_from_columns(row),
         holder_name=_text(row, "holder_name"),
         fact=_fact(row, kind),
         issuer=types_pb2.Issuer(
@@ -495,6 +557,15 @@ def _attestation(
         data_as_of_time=_time(row, "data_as_of_time") if row.get("data_as_of_time") else None,
         supersedes=_id(row, "supersedes"),
     )
+
+
+def document_from_columns(row: Mapping[str, str]) -> types_pb2.IdentityDocument:
+    """The identity document of ``document_type`` and ``document_number``.
+
+    :raises InvalidFieldError: one of them is missing or does not read; ``field`` is the column.
+    """
+    document_type = _term(row, "document_type", _TERMS[DocumentType])
+    return types_pb2.IdentityDocument(type=f"DOCUMENT_TYPE_{document_type}", number=_number(row))
 
 
 def _row(header: list[str], cells: list[bytes], encoding: str) -> dict[str, str]:
@@ -522,13 +593,13 @@ def _row(header: list[str], cells: list[bytes], encoding: str) -> dict[str, str]
     return row
 
 
-def _text(row: dict[str, str], column: str) -> str:
+def _text(row: Mapping[str, str], column: str) -> str:
     if value := row.get(column):
         return value
     raise InvalidFieldError("is empty", field=column, remedy="give the value")
 
 
-def _number(row: dict[str, str]) -> str:
+def _number(row: Mapping[str, str]) -> str:
     number = _text(row, "document_number")
     if re.fullmatch(r"\d(\.\d+)?E\+\d+", number, re.ASCII | re.IGNORECASE):
         raise InvalidFieldError(
@@ -539,7 +610,7 @@ def _number(row: dict[str, str]) -> str:
     return number
 
 
-def _id(row: dict[str, str], column: str) -> str:
+def _id(row: Mapping[str, str], column: str) -> str:
     value = row.get(column, "")
     if value and not _UUID.fullmatch(value):
         raise InvalidFieldError(
@@ -548,7 +619,7 @@ def _id(row: dict[str, str], column: str) -> str:
     return value.lower()
 
 
-def _term(row: dict[str, str], column: str, terms: dict[str, tuple[str, ...]]) -> str:
+def _term(row: Mapping[str, str], column: str, terms: dict[str, tuple[str, ...]]) -> str:
     value = _text(row, column).casefold()
     for name, others in terms.items():
         if value == name.casefold() or value in others:
@@ -557,7 +628,7 @@ def _term(row: dict[str, str], column: str, terms: dict[str, tuple[str, ...]]) -
     raise InvalidFieldError("no such value", field=column, remedy=f"one of {known}")
 
 
-def _time(row: dict[str, str], column: str) -> Timestamp:
+def _time(row: Mapping[str, str], column: str) -> Timestamp:
     match = _TIME.fullmatch(_text(row, column))
     if match is None:
         raise InvalidFieldError(
@@ -584,14 +655,14 @@ def _time(row: dict[str, str], column: str) -> Timestamp:
     return Timestamp(seconds=seconds, nanos=int((fraction or "").ljust(9, "0")))
 
 
-def _whole(row: dict[str, str], column: str) -> int:
+def _whole(row: Mapping[str, str], column: str) -> int:
     value = _text(row, column)
     if not re.fullmatch(r"\d{1,6}", value, re.ASCII):
         raise InvalidFieldError("is not a whole number", field=column, remedy="write 1, 2 or 3")
     return int(value)
 
 
-def _fact(row: dict[str, str], kind: Kind) -> types_pb2.Fact:
+def _fact(row: Mapping[str, str], kind: Kind) -> types_pb2.Fact:
     fields = fact_fields(FACTS[kind])
     foreign = _OF_A_KIND.difference(field.proto for field in fields)
     for column, value in row.items():
@@ -629,7 +700,7 @@ _PREFIXES: dict[type, str] = {
 # --- JSON Lines -----------------------------------------------------------------------------
 
 
-def _json_rows(file: BinaryIO) -> Iterator[_Reading]:
+def _json_rows(file: BinaryIO) -> Iterator[_Reading[pb.NewAttestation]]:
     if file.read(3) != codecs.BOM_UTF8:
         file.seek(0)
     lines = _Lines(file)
@@ -637,13 +708,13 @@ def _json_rows(file: BinaryIO) -> Iterator[_Reading]:
         line = lines.number
         lines.skip()
         if text.strip() or len(text) > _LIMIT:
-            yield line, functools.partial(_json_attestation, text)
+            yield line, functools.partial(attestation_from_json, text)
 
 
-def _json_attestation(text: bytes) -> pb.NewAttestation:
-    """One line's attestation; without an id where it has none.
+def attestation_from_json(text: bytes) -> pb.NewAttestation:
+    """The attestation of a JSON object (proto JSON); without an id where it has none.
 
-    :raises InvalidFieldError: the line does not read; ``field`` is the proto path.
+    :raises InvalidFieldError: the text does not read; ``field`` is the proto path.
     """
     if len(text) > _LIMIT:
         raise InvalidFieldError(f"longer than {_LIMIT} bytes", remedy="one attestation a line")
@@ -739,7 +810,7 @@ class _Ids:
         mac = hmac.digest(self._key, content + before.to_bytes(8, "big"), "sha256")
         kind = attestation.fact.WhichOneof("kind")
         at = getattr(attestation.fact, kind).sample_time if kind else Timestamp()
-        return str(_uuid7(max(0, at.seconds * 1000 + at.nanos // 1_000_000), mac))
+        return str(uuid7(max(0, at.seconds * 1000 + at.nanos // 1_000_000), mac))
 
     def _journal(self) -> bytes:
         try:
@@ -788,8 +859,8 @@ class _Ids:
         return bytes.fromhex(text.decode())
 
 
-def _uuid7(milliseconds: int, random: bytes) -> uuid.UUID:
-    """Make a UUIDv7 (RFC 9562 §5.7) of a time and at least ten bytes."""
+def uuid7(milliseconds: int, random: bytes) -> uuid.UUID:
+    """Make a UUIDv7 (RFC 9562 §5.7) of a time since 1970 and at least ten bytes."""
     bits = int.from_bytes(random[:10], "big")
     high = milliseconds << 16 | 0x7000 | (bits >> 62) & 0xFFF
     return uuid.UUID(int=high << 64 | 1 << 63 | bits & (1 << 62) - 1)

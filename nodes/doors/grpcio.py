@@ -185,6 +185,7 @@ class GrpcioDoor:
     def admit(self, path: str, context: Context, request_id: str) -> Call:
         """Who calls, and whether they may."""
         caller = self.identify(context)
+        log.debug("call", method=path, request_id=request_id, of=caller.province, role=caller.role)
         self._authorization.check(path, caller)
         remaining = context.time_remaining()
         deadline = None

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from exchange import attestations, publication, status, views
 from exchange.attestations import Attestation, AttestationVerifier
-from exchange.errors import InternalError, InvalidFieldError, TongxingError
+from exchange.errors import InternalError, InvalidFieldError, TongxingError, TrustListError
 from exchange.keys import Signer
 from exchange.subjects import EpochKey
 from exchange.trust.trustlist import TrustList
@@ -68,10 +68,7 @@ class AttestationService:
         room = asyncio.Semaphore(IN_FLIGHT)
 
         async def store(request: pb.PublishAttestationsRequest) -> None:
-            try:
-                answers.put_nowait(await self._publish_item(request, call))
-            finally:
-                room.release()
+            answers.put_nowait(await self._publish_item(request, call))
 
         async def pump() -> None:
             try:
@@ -86,6 +83,7 @@ class AttestationService:
         try:
             while (answer := await answers.get()) is not None:
                 yield answer
+                room.release()  # once it is sent: who does not read is not read from
             await pumping
         finally:
             pumping.cancel()
@@ -119,6 +117,7 @@ class AttestationService:
             signed = request.signed_attestation
             attestation = self._accept_signed(signed, call, now)
         else:
+            self._check_key()
             signed = b""
             attestation = publication.draft(
                 request.attestation,
@@ -141,6 +140,15 @@ class AttestationService:
         if stored.already:
             attestation = self._verifier.verify(stored.signed, self._trust(), now)
         return stored.signed, attestation, stored.already
+
+    def _check_key(self) -> None:
+        """A key that was retired or revoked while the node runs signs nothing more."""
+        public = self._signer.public
+        if not self._trust().signs(self._province, public):
+            raise TrustListError(
+                f"the node's key {public.kid.hex()} is no longer ACTIVE in the trust list",
+                remedy="the node's operator must configure the key that is",
+            )
 
     def _accept_signed(self, signed: bytes, call: Call, now: datetime) -> Attestation:
         field = "signed_attestation"

@@ -1,0 +1,212 @@
+"""What the command line prints: for people (``pretty``) or for programs (``json``).
+
+Texts come from other provinces and go to a terminal: nothing of them is markup, and no control
+character gets through (`clean`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from exchange.errors import InternalError, TongxingError
+from exchange.provinces import PROVINCES
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+    from google.protobuf.message import Message
+    from google.protobuf.timestamp_pb2 import Timestamp
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+__all__ = [
+    "Form",
+    "FormOption",
+    "State",
+    "clean",
+    "console",
+    "enum_name",
+    "error_document",
+    "lines",
+    "moment",
+    "plain",
+    "print_error",
+    "print_fault",
+    "print_fields",
+    "print_json",
+    "print_line",
+    "province_name",
+    "speaks_chinese",
+    "table",
+    "to_json",
+]
+
+_CHINA = timezone(timedelta(hours=8))
+_REPORT = "please report it; TONGXING_DEBUG=1 shows where it happened"
+
+
+class Form(StrEnum):
+    """The form of what is printed."""
+
+    PRETTY = "pretty"
+    JSON = "json"
+
+
+@dataclass
+class State:
+    """What a run of the command line has been told so far.
+
+    :param form: how to print; an error needs to know it after its command has gone.
+    """
+
+    form: Form = Form.PRETTY
+
+
+def _remember(context: typer.Context, form: Form) -> Form:
+    context.ensure_object(State).form = form
+    return form
+
+
+FormOption = Annotated[
+    Form, typer.Option("--output", "-o", callback=_remember, help="Form of the output. 输出格式。")
+]
+
+
+# --- errors ---------------------------------------------------------------------------------
+
+
+def speaks_chinese() -> bool:
+    """Whether the locale (POSIX: LC_ALL before LC_MESSAGES before LANG) is a Chinese one."""
+    names = ("LC_ALL", "LC_MESSAGES", "LANG")
+    locale = next((value for name in names if (value := os.environ.get(name))), "")
+    return locale.startswith("zh")
+
+
+def print_error(error: TongxingError, form: Form) -> None:
+    """Print an error: one line on standard error and, as JSON, a document on standard output."""
+    title = error.zh if speaks_chinese() else f"error ({error.zh})"
+    print_line(f"{title}: {error}")
+    if form is Form.JSON:
+        print_json({"error": error_document(error)})
+
+
+def print_fault(error: Exception, form: Form) -> None:
+    """Print an error that nobody foresaw; its text may hold anything and is kept back."""
+    print_error(InternalError(f"a fault of tongxing, {type(error).__name__}", remedy=_REPORT), form)
+
+
+def error_document(error: TongxingError) -> dict[str, Any]:
+    """The error as google.rpc.Status in proto JSON."""
+    from exchange import status
+
+    return to_json(status.to_status(error))
+
+
+def print_line(text: str) -> None:
+    """Print exactly one line on standard error, above a progress bar if there is one."""
+    print(clean(" ".join(text.split())), file=sys.stderr)
+
+
+# --- JSON -----------------------------------------------------------------------------------
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    """A message in proto JSON, its fields named as in the contract."""
+    from google.protobuf import json_format
+
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document."""
+    print(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+# --- pretty ---------------------------------------------------------------------------------
+
+
+def clean(text: str) -> str:
+    """The text without control, format and other invisible characters, which may lie or hide."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if _hidden(c) else c for c in text)
+
+
+def _hidden(character: str) -> bool:
+    return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def plain(text: str, style: str = "") -> Text:
+    """A text that holds no markup, for a table."""
+    from rich.text import Text
+
+    return Text(clean(text), style)
+
+
+def lines(texts: Iterable[str]) -> Text:
+    """Texts below each other in one cell."""
+    from rich.text import Text
+
+    return Text("\n".join(clean(text) for text in texts))
+
+
+def console() -> Console:
+    """Standard output; as wide as the terminal, or 120 where there is none."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def table(
+    title: str, columns: Iterable[str], rows: Iterable[Iterable[str | Text]]
+) -> RenderableType:
+    """A table whose cells hold no markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
+    return made
+
+
+def print_fields(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        grid.add_row(plain(name, "dim"), plain(value))
+    console().print(grid)
+
+
+def moment(time: datetime | Timestamp | None) -> str:
+    """A time in China's offset, to the second; empty for none."""
+    if time is None:
+        return ""
+    if not isinstance(time, datetime):
+        time = datetime.fromtimestamp(time.seconds, UTC)
+    return time.astimezone(_CHINA).isoformat(" ", "seconds")
+
+
+def province_name(code: str) -> str:
+    """``510000 四川省 Sichuan``; the code alone where it is none."""
+    found = PROVINCES.get(code)
+    return f"{code} {found.zh} {found.en}" if found else code
+
+
+def enum_name(wrapper: EnumTypeWrapper, number: int) -> str:
+    """The name of an enum's value without prefix; its number where this version knows none."""
+    value = wrapper.DESCRIPTOR.values_by_number.get(number)
+    prefix = wrapper.DESCRIPTOR.values[0].name.removesuffix("UNSPECIFIED")
+    return str(number) if value is None else value.name.removeprefix(prefix)

@@ -1,0 +1,286 @@
+"""``tongxing recognize``: an app asks its own province's node (健康码应用)."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from exchange.errors import InvalidFieldError, TongxingError
+from nodes.cli import client, files, output, prompts
+from nodes.cli.client import ClientOption
+from nodes.cli.files import BadRow
+from nodes.cli.output import Form, FormOption
+
+if TYPE_CHECKING:
+    from exchange.client import Client, DecisionMessage, Document
+    from exchange.v1.recognition_service_pb2 import Evidence
+
+__all__ = ["exit_code", "print_decision", "recognize"]
+
+_AT_ONCE = 1000
+"""Holders in one BatchRecognize, by the contract."""
+_EXIT = {"RECOGNIZED": 0, "NOT_RECOGNIZED": 3, "INDETERMINATE": 4}
+_STYLES = {
+    "GREEN": "bold white on green",
+    "YELLOW": "bold black on yellow",
+    "RED": "bold white on red",
+}
+_GOOD = frozenset({"ACCEPTED", "ANSWERED", "NO_RECORD"})
+
+
+class Purpose(StrEnum):
+    """Why the data is asked for."""
+
+    ENTRY_CHECK = "ENTRY_CHECK"
+    TRAVEL_PLANNING = "TRAVEL_PLANNING"
+    HOLDER_ACCESS = "HOLDER_ACCESS"
+
+
+def recognize(
+    document_type: Annotated[
+        str, typer.Option(help="RESIDENT_ID, PASSPORT …, or in Chinese. 证件类型。")
+    ] = "RESIDENT_ID",
+    document_number: Annotated[
+        str | None,
+        typer.Option(help="Asked for if left out; - for standard input. 证件号码。"),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="CSV with document_type and document_number: many holders. 批量文件。"),
+    ] = None,
+    purpose: Annotated[
+        Purpose, typer.Option(case_sensitive=False, help="Why it is asked for. 查询目的。")
+    ] = Purpose.ENTRY_CHECK,
+    client_file: ClientOption = None,
+    form: FormOption = Form.PRETTY,
+) -> None:
+    """Ask whether the province honours a holder (互认查询).
+
+    The exit code is 0 for RECOGNIZED 认可, 3 for NOT_RECOGNIZED 不认可, 4 for INDETERMINATE
+    无法判定, 1 for an error; with --file the highest of all holders', or 1 if a row was refused.
+    """
+    if file is not None:
+        if document_number is not None:
+            raise InvalidFieldError(
+                "goes without --document-number", field="--file", remedy="give one or the other"
+            )
+        raise typer.Exit(_Batch(purpose, form).run(file, client_file))
+    row = {"document_type": document_type, "document_number": document_number or "0"}
+    files.document_from_columns(row)
+    row["document_number"] = prompts.document_number(document_number)
+    document = files.document_from_columns(row)
+    number = _purpose(purpose)
+    try:
+        decision = client.call(client_file, lambda node: node.recognize(document, number))
+    except TongxingError as error:
+        error.field = files.column_of(error.field.removeprefix("document."))
+        raise
+    if form is Form.JSON:
+        output.print_json({"decision": output.to_json(decision)})
+    else:
+        print_decision(decision)
+    raise typer.Exit(exit_code(decision))
+
+
+def exit_code(decision: DecisionMessage) -> int:
+    """The exit code for a decision; what this version does not know is never 0."""
+    return _EXIT.get(_outcome(decision), 4)
+
+
+def _purpose(purpose: Purpose) -> Any:
+    from exchange.v1 import recognition_service_pb2
+
+    return recognition_service_pb2.Purpose.Value(f"PURPOSE_{purpose}")
+
+
+def _outcome(decision: DecisionMessage) -> str:
+    from exchange.v1 import recognition_service_pb2 as pb
+
+    return output.enum_name(pb.Outcome, decision.outcome)
+
+
+# --- many -----------------------------------------------------------------------------------
+
+
+class _Batch:
+    """A file of holders, asked about in chunks; each answer is printed as soon as it is there."""
+
+    def __init__(self, purpose: Purpose, form: Form) -> None:
+        self._purpose = _purpose(purpose)
+        self._form = form
+        self._outcomes: Counter[str] = Counter()
+        self._worst = 0
+        self._refused = 0
+        self._items: list[dict[str, Any]] = []
+
+    def run(self, file: Path, client_file: Path | None) -> int:
+        """Ask about all; the exit code.
+
+        :raises TongxingError: the file, the client's configuration or the node is unusable.
+        """
+        rows = files.documents(file)
+        chunk = list(itertools.islice(rows, _AT_ONCE))
+
+        async def ask(node: Client) -> None:
+            nonlocal chunk
+            while chunk:
+                await self._ask(node, chunk)
+                chunk = list(itertools.islice(rows, _AT_ONCE))
+
+        client.call(client_file, ask)
+        if self._form is Form.JSON:
+            output.print_json({"items": self._items})
+        else:
+            counts = ", ".join(
+                f"{name} {count:,}" for name, count in sorted(self._outcomes.items())
+            )
+            print(f"合计 in all: {counts or 'none'}; 未通过 refused {self._refused:,}")
+        return 1 if self._refused else self._worst
+
+    async def _ask(self, node: Client, chunk: list[tuple[int, Document] | BadRow]) -> None:
+        documents = [row[1] for row in chunk if not isinstance(row, BadRow)]
+        answers: Iterator[DecisionMessage | TongxingError] = iter(
+            await node.recognize_all(documents, self._purpose) if documents else ()
+        )
+        for row in chunk:
+            if isinstance(row, BadRow):
+                error = InvalidFieldError(row.message, field=row.field, remedy=row.remedy)
+                self._refuse(row.line, error)
+                continue
+            answer = next(answers)
+            if isinstance(answer, TongxingError):
+                answer.field = files.column_of(answer.field)
+                self._refuse(row[0], answer)
+            else:
+                self._decided(row[0], answer)
+
+    def _refuse(self, line: int, error: TongxingError) -> None:
+        self._refused += 1
+        where = f", {error.field}" if error.field else ""
+        then = f"; {error.remedy}" if error.remedy else ""
+        output.print_line(f"line {line}{where}: {error.message}{then}")
+        if self._form is Form.JSON:
+            self._items.append({"line": line, "status": output.error_document(error)})
+
+    def _decided(self, line: int, decision: DecisionMessage) -> None:
+        outcome = _outcome(decision)
+        self._outcomes[outcome] += 1
+        self._worst = max(self._worst, exit_code(decision))
+        if self._form is Form.JSON:
+            self._items.append({"line": line, "decision": output.to_json(decision)})
+        else:
+            answer = f"{outcome} {_colour(decision.colour)}"
+            reason = output.clean(f"{decision.reason.zh} {decision.reason.en}")
+            print(f"line {line}: {answer}: {reason}")
+
+
+# --- one ------------------------------------------------------------------------------------
+
+
+def print_decision(decision: DecisionMessage) -> None:
+    """Print a decision with all that it rests on."""
+    from exchange.recognition import AnswerState, Outcome
+    from exchange.v1 import recognition_service_pb2 as pb
+    from exchange.v1 import types_pb2
+
+    console = output.console()
+    name = _outcome(decision)
+    colour = output.enum_name(types_pb2.Colour, decision.colour)
+    style = _STYLES.get(colour, "bold reverse")
+    console.print(output.plain(f" {_colour(decision.colour)} ", style), end=" ")
+    console.print(output.plain(f"{name} {_words(Outcome, name)}", "bold"))
+    console.print(output.plain(decision.reason.zh))
+    console.print(output.plain(decision.reason.en))
+    console.print(
+        output.plain(
+            f"{output.province_name(decision.province)}, {output.moment(decision.decide_time)}, "
+            f"trust list {decision.trust_version}",
+            "dim",
+        )
+    )
+    if decision.rules:
+        console.print(
+            output.table(
+                "互认规则 Rules",
+                ("rule", "colour", "holds", "asks for"),
+                (
+                    (
+                        rule.rule_id,
+                        _colour(rule.colour),
+                        "无法计算 failed"
+                        if rule.failed
+                        else "是 yes"
+                        if rule.satisfied
+                        else "否 no",
+                        output.lines((rule.reason.zh, rule.reason.en)),
+                    )
+                    for rule in decision.rules
+                ),
+            )
+        )
+    if decision.evidence:
+        console.print(
+            output.table(
+                "依据 Evidence",
+                ("kind", "issuer", "holder", "sampled", "expires", "verdict"),
+                (_evidence(piece) for piece in decision.evidence),
+            )
+        )
+    console.print(
+        output.table(
+            "各地答复 Answers",
+            ("province", "answer", "attestations"),
+            (
+                (
+                    output.province_name(answer.province),
+                    _judged(AnswerState, output.enum_name(pb.AnswerState, answer.state)),
+                    str(answer.attestations),
+                )
+                for answer in decision.answers
+            ),
+        )
+    )
+
+
+def _evidence(piece: Evidence) -> tuple[Any, ...]:
+    from exchange.facts import Kind
+    from exchange.recognition import Verdict
+    from exchange.v1 import recognition_service_pb2 as pb
+
+    verdict = _judged(Verdict, output.enum_name(pb.Verdict, piece.verdict))
+    seen = piece.attestation
+    kind = seen.fact.WhichOneof("kind")
+    if kind is None:
+        return "", output.province_name(piece.sent_by), "", "", "", verdict
+    return (
+        Kind(kind.upper()).text.zh,
+        output.lines((seen.issuer.name, output.province_name(seen.province))),
+        output.lines((seen.holder.name, seen.holder.document_number)),
+        output.moment(getattr(seen.fact, kind).sample_time),
+        output.moment(seen.expire_time),
+        verdict,
+    )
+
+
+def _colour(number: int) -> str:
+    from exchange.facts import Colour
+    from exchange.v1 import types_pb2
+
+    name = output.enum_name(types_pb2.Colour, number)
+    return _words(Colour, name) or name
+
+
+def _judged(terms: type[StrEnum], name: str) -> Any:
+    return output.plain(f"{name} {_words(terms, name)}", "green" if name in _GOOD else "red")
+
+
+def _words(terms: type[StrEnum], name: str) -> str:
+    """A term in both languages; empty where this version does not know it."""
+    member: Any = terms.__members__.get(name)
+    return f"{member.text.zh} {member.text.en}" if member else ""

@@ -1,0 +1,104 @@
+"""``make bench``, ``make bench CASE=fetch``: see README.md."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from scripts.bench import bare, served
+from scripts.bench.field import HOME, Field
+from scripts.bench.load import Load
+from scripts.bench.measure import Figure
+
+_ALONE = (HOME,)
+_THREE = ("440000", HOME, "310000")
+"""The first is asked, the second has the evidence, the third has none."""
+
+
+class Bench:
+    """The cases, by name, in the order in which they run."""
+
+    def __init__(self, rounds: int, seconds: float, stack: contextlib.ExitStack) -> None:
+        self._rounds = rounds
+        self._seconds = seconds
+        self._stack = stack
+        self._load = functools.cache(lambda: stack.enter_context(Load()))
+        self._fields: dict[tuple[str, ...], Field] = {}
+        self.cases: dict[str, Callable[[str], Iterator[Figure]]] = {
+            "idle": lambda case: served.idle(case, self._field(_ALONE), rounds),
+            "fetch": lambda case: served.fetch(
+                case, self._field(_ALONE), rounds, seconds, tokens=1, aim={"ratio": 0.9}
+            ),
+            "fetch-64": lambda case: served.fetch(
+                case, self._field(_ALONE), rounds, seconds, tokens=64, aim={"value": 150_000.0}
+            ),
+            "recognize-local": lambda case: served.recognize(
+                case, self._field(_ALONE), rounds, seconds, aim={"ratio": 0.6}
+            ),
+            "publish": lambda case: served.publish(case, self._field(_ALONE), rounds, seconds),
+            "recognize-remote": lambda case: served.recognize(
+                case, self._field(_THREE), rounds, seconds, aim=None
+            ),
+            "batch": lambda case: served.batch(case, self._field(_THREE), rounds, seconds),
+            "verify": lambda case: bare.verify(case, rounds, seconds),
+            "rules": lambda case: bare.rules(case, rounds, seconds),
+        }
+
+    def _field(self, provinces: tuple[str, ...]) -> Field:
+        """The exchange of some provinces, started when it is first asked for."""
+        if provinces not in self._fields:
+            directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+            field = Field(directory / "exchange", self._load(), provinces, provinces[0])
+            self._stack.callback(field.stop)
+            self._fields[provinces] = field
+        return self._fields[provinces]
+
+
+def main() -> int:
+    """Run the cases; one JSON line each on standard output, a table on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench")
+    parser.add_argument("case", nargs="*", help="by name; all, where none is given")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each round")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    figures: list[Figure] = []
+    with contextlib.ExitStack() as stack:
+        bench = Bench(options.rounds, options.seconds, stack)
+        if unknown := set(options.case) - set(bench.cases):
+            parser.error(f"no case {min(unknown)}; there are {', '.join(bench.cases)}")
+        for name, case in bench.cases.items():
+            if not options.case or name in options.case:
+                for figure in case(name):
+                    print(figure, flush=True)
+                    figures.append(figure)
+    Console(stderr=True).print(_table(figures))
+    return 0
+
+
+def _table(figures: list[Figure]) -> Table:
+    table = Table("case", "value", "unit", "peer's", "ratio", "spread", "aim", "peer")
+    for figure in figures:
+        aim = ", ".join(f"{name} ≥ {least:,.4g}" for name, least in (figure.aim or {}).items())
+        table.add_row(
+            figure.case,
+            f"{figure.value:,.4g}" if figure.value < 1000 else f"{figure.value:,.0f}",
+            figure.unit,
+            "" if figure.peer_value is None else f"{figure.peer_value:,.5g}",
+            "" if figure.ratio is None else f"{figure.ratio:.2f}",
+            f"{figure.spread:.0%}",
+            aim if figure.reached is not False else f"[red]{aim}",
+            figure.peer or "",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""What is measured on: exchanges of real nodes, with invented holders in them."""
+
+from __future__ import annotations
+
+import tomllib
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from exchange.subjects import Document, DocumentType, EpochKey, credit_code_check, mod_11_2
+from exchange.v1 import attestation_service_pb2, types_pb2
+from nodes.identity import server_name
+from nodes.trial import TrialExchange
+from scripts.bench.echo import PATH, EchoServer
+from scripts.bench.load import Load, Target
+from scripts.bench.measure import child_of
+
+__all__ = ["HOME", "ISSUER", "Field", "attestation", "document", "numbers"]
+
+HOME = "510000"
+"""The province whose issuers publish: Sichuan."""
+_BODY = "12510100MB0X58800"
+ISSUER = types_pb2.Issuer(credit_code=_BODY + credit_code_check(_BODY), name="成都市示例医院")
+HOLDERS = 1024
+"""How many holders a case goes through: more than calls in flight, fewer than a node remembers."""
+
+_PUBLISH = "/tongxing.v1.AttestationService/PublishAttestations"
+
+
+def numbers(count: int, first: int = 0) -> Iterator[str]:
+    """Citizens' numbers, valid in form only: there is no county 519901."""
+    for index in range(first, first + count):
+        born = datetime(1960, 1, 1, tzinfo=UTC) + timedelta(days=index // 100)
+        body = f"519901{born:%Y%m%d}9{index % 100:02}"
+        yield body + mod_11_2(body)
+
+
+def document(number: str) -> types_pb2.IdentityDocument:
+    """The document of a request."""
+    return types_pb2.IdentityDocument(type="DOCUMENT_TYPE_RESIDENT_ID", number=number)
+
+
+def attestation(number: str, now: datetime) -> attestation_service_pb2.NewAttestation:
+    """A negative test of six hours ago, under a new id: about 450 bytes once signed."""
+    return attestation_service_pb2.NewAttestation(
+        attestation_id=_uuid7(now),
+        document=document(number),
+        holder_name="胡小君",
+        fact=types_pb2.Fact(
+            nucleic_acid_test=types_pb2.NucleicAcidTest(
+                sample_time=_seconds(now - timedelta(hours=6)),
+                result_time=_seconds(now - timedelta(hours=1)),
+                result="TEST_RESULT_NEGATIVE",
+            )
+        ),
+        issuer=ISSUER,
+    )
+
+
+def _seconds(time: datetime) -> Timestamp:
+    return Timestamp(seconds=int(time.timestamp()))
+
+
+def _uuid7(now: datetime) -> str:
+    random = uuid.uuid4().int & (1 << 76) - 1  # with the variant's bits
+    return str(uuid.UUID(int=int(now.timestamp() * 1000) << 80 | 7 << 76 | random))
+
+
+class Field:
+    """A running exchange; ``provinces`` has Sichuan among them.
+
+    :param load: what calls it.
+    :param asked: the province whose node the apps and the peers call.
+    """
+
+    def __init__(self, directory: Path, load: Load, provinces: tuple[str, ...], asked: str) -> None:
+        self.load = load
+        self.asked = asked
+        self._exchange = TrialExchange(directory, provinces, issuers={HOME: (ISSUER.credit_code,)})
+        self._exchange.start()
+        node = self._exchange.pid(asked)
+        self.pids = node, child_of(node)
+        """The asked node's process, and its Valkey's."""
+
+    def stop(self) -> None:
+        """Stop the nodes."""
+        self._exchange.stop()
+
+    @cached_property
+    def holders(self) -> list[str]:
+        """The numbers of holders who have one attestation each, in Sichuan."""
+        holders = list(numbers(HOLDERS))
+        self.load.publish(self.target(HOME, "issuer", _PUBLISH), self.publications(holders))
+        return holders
+
+    @staticmethod
+    def publications(holders: Iterable[str]) -> list[bytes]:
+        """The items of a stream that publishes a new attestation for each."""
+        now = datetime.now(UTC)
+        return [
+            attestation_service_pb2.PublishAttestationsRequest(
+                index=index, attestation=attestation(number, now)
+            ).SerializeToString()
+            for index, number in enumerate(holders)
+        ]
+
+    def publish(self, items: list[bytes]) -> float:
+        """Publish such items; how many a second."""
+        return self.load.publish(self.target(HOME, "issuer", _PUBLISH), items)
+
+    def token(self, number: str) -> bytes:
+        """A holder's subject token."""
+        epoch = tomllib.loads(self._read(HOME, "epoch-1.toml").decode())
+        key = EpochKey(epoch["epoch"], bytes.fromhex(epoch["key"]))
+        today = datetime.now(UTC).date()
+        return Document.parse(DocumentType.RESIDENT_ID, number, today=today).token(key)
+
+    def target(self, province: str, who: str, path: str, address: str = "") -> Target:
+        """A method of a province's node, or of what stands at an address in its name."""
+        return Target(
+            address=address or self._exchange.addresses[province],
+            path=path,
+            certificate=self._read(province, f"{who}.pem"),
+            key=self._read(province, f"{who}-key.pem"),
+            authority=self._read(province, "authority.pem"),
+            server_name=server_name(province),
+        )
+
+    def echo(self, answer: bytes) -> tuple[EchoServer, Target]:
+        """An echo server in the name of the asked province, and how to call it."""
+        certificate, key, authority = (
+            self._read(self.asked, name) for name in ("node.pem", "node-key.pem", "authority.pem")
+        )
+        server = EchoServer(answer, certificate, key, authority)
+        return server, self.target(self.asked, "app", PATH, server.address)
+
+    def _read(self, province: str, name: str) -> bytes:
+        return (self._exchange.directory / province / name).read_bytes()

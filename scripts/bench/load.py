@@ -1,0 +1,192 @@
+"""The load: grpc.aio clients in processes of their own, each with one connection a target.
+
+It is ours, no ghz and no wrk, and it costs about as much CPU a call as a bare server: on two cores
+it competes with what it measures. So every figure has its peer under the same load, and stands
+beside the server's own CPU time a call, which the load does not touch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import multiprocessing
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+import uvloop
+
+from exchange.v1 import attestation_service_pb2
+
+__all__ = ["Load", "Ran", "Target"]
+
+PROCESSES = 2
+IN_FLIGHT = 32
+"""Calls that each process keeps running at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A method of a server, and who calls it; the last four are PEM and a name."""
+
+    address: str
+    path: str
+    certificate: bytes
+    key: bytes
+    authority: bytes
+    server_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a round did."""
+
+    calls: int
+    rate: float
+    """Calls a second."""
+
+
+class Load:
+    """Some processes that wait for work."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._workers: list[tuple[Any, Connection]] = []
+        for _ in range(PROCESSES):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._workers.append((process, ours))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process, pipe in self._workers:
+            pipe.close()
+            process.join(10)
+            process.kill()
+
+    def calls(
+        self,
+        target: Target,
+        requests: Sequence[bytes],
+        seconds: float,
+        in_flight: int = IN_FLIGHT,
+    ) -> Ran:
+        """Call a method with one request after another for some seconds, from all processes."""
+        for number, (_, pipe) in enumerate(self._workers):
+            at = number * len(requests) // len(self._workers)
+            pipe.send((_calls, target, (*requests[at:], *requests[:at]), seconds, in_flight))
+        ran = [_answer(pipe) for _, pipe in self._workers]
+        return Ran(sum(calls for calls, _ in ran), sum(calls / took for calls, took in ran))
+
+    def once(self, target: Target, request: bytes) -> bytes:
+        """One call, and its answer."""
+        _, pipe = self._workers[0]
+        pipe.send((_once, target, request))
+        answer: bytes = _answer(pipe)
+        return answer
+
+    def publish(self, target: Target, requests: Sequence[bytes]) -> float:
+        """Send all over one stream, from one process; answered items a second.
+
+        :raises RuntimeError: an item was refused.
+        """
+        _, pipe = self._workers[0]
+        pipe.send((_publish, target, requests))
+        rate: float = _answer(pipe)
+        return rate
+
+
+def _answer(pipe: Connection) -> Any:
+    answer = pipe.recv()
+    if isinstance(answer, str):
+        raise RuntimeError(f"the load failed: {answer}")  # noqa: TRY004 - a worker's message
+    return answer
+
+
+def _work(pipe: Connection) -> None:
+    uvloop.run(_serve(pipe))
+
+
+async def _serve(pipe: Connection) -> None:
+    loop = asyncio.get_running_loop()
+    channels: dict[Target, grpc.aio.Channel] = {}
+    while True:
+        try:
+            work, target, *rest = await loop.run_in_executor(None, pipe.recv)
+        except EOFError:
+            break
+        if target not in channels:
+            channels[target] = _channel(target)
+        try:
+            answer = await work(channels[target], target.path, *rest)
+        except (grpc.aio.AioRpcError, ValueError) as error:
+            answer = str(error)
+        pipe.send(answer)
+    for channel in channels.values():
+        await channel.close()
+
+
+def _channel(target: Target) -> grpc.aio.Channel:
+    return grpc.aio.secure_channel(
+        target.address,
+        grpc.ssl_channel_credentials(target.authority, target.key, target.certificate),
+        options=[
+            ("grpc.ssl_target_name_override", target.server_name),
+            ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+        ],
+    )
+
+
+async def _once(channel: grpc.aio.Channel, path: str, request: bytes) -> bytes:
+    answer: bytes = await channel.unary_unary(path)(request, timeout=10)
+    return answer
+
+
+async def _calls(
+    channel: grpc.aio.Channel, path: str, requests: Sequence[bytes], seconds: float, in_flight: int
+) -> tuple[int, float]:
+    method = channel.unary_unary(path)
+    source = itertools.cycle(requests)
+    began = time.perf_counter()
+    end = began + seconds
+    calls = 0
+
+    async def caller() -> None:
+        nonlocal calls
+        while time.perf_counter() < end:
+            await method(next(source), timeout=10)
+            calls += 1
+
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return calls, time.perf_counter() - began
+
+
+async def _publish(channel: grpc.aio.Channel, path: str, requests: Sequence[bytes]) -> float:
+    async def source() -> AsyncIterator[bytes]:
+        for request in requests:
+            yield request
+
+    began = time.perf_counter()
+    answers = [answer async for answer in channel.stream_stream(path)(source())]
+    took = time.perf_counter() - began
+    for answer in answers:
+        status = attestation_service_pb2.PublishAttestationsResponse.FromString(answer).status
+        if status.code:
+            raise ValueError(status.message)
+    if len(answers) != len(requests):
+        raise ValueError(f"{len(requests)} items sent, {len(answers)} answered")
+    return len(requests) / took

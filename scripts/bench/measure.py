@@ -1,0 +1,134 @@
+"""Figures and how they are taken: rounds interleaved, medians, CPU time of other processes."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Figure", "child_of", "compare", "cpu_seconds", "interleave", "per_second", "resident"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the result.
+
+    :param ratio: the median of the rounds' own ratios, above 1 where ours is the better: value by
+        peer_value, or the inverse where less is better.
+    :param aim: what design.md §12 wants: ``{"ratio": 0.9}`` or ``{"value": 150000}``, at least.
+    :param spread: (largest - smallest) / median of the rounds' ratios, or values without a peer.
+    """
+
+    case: str
+    value: float
+    unit: str
+    peer: str | None = None
+    peer_value: float | None = None
+    ratio: float | None = None
+    aim: dict[str, float] | None = None
+    rounds: int = 1
+    spread: float = 0.0
+
+    def __str__(self) -> str:
+        return json.dumps(
+            {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()},
+            ensure_ascii=False,
+        )
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether it reaches its aim; None where it has none."""
+        if self.aim is None:
+            return None
+        return all(getattr(self, name) >= least for name, least in self.aim.items())
+
+
+def compare(
+    case: str,
+    unit: str,
+    values: Sequence[float],
+    peer: str | None = None,
+    peer_values: Sequence[float] = (),
+    *,
+    aim: dict[str, float] | None = None,
+    less_is_better: bool = False,
+) -> Figure:
+    """A figure from the values of the rounds."""
+    if not peer_values:
+        value = statistics.median(values)
+        return Figure(case, value, unit, aim=aim, rounds=len(values), spread=_spread(values))
+    ratios = [
+        theirs / ours if less_is_better else ours / theirs
+        for ours, theirs in zip(values, peer_values, strict=True)
+    ]
+    return Figure(
+        case,
+        statistics.median(values),
+        unit,
+        peer,
+        statistics.median(peer_values),
+        statistics.median(ratios),
+        aim,
+        len(values),
+        _spread(ratios),
+    )
+
+
+def _spread(values: Sequence[float]) -> float:
+    middle = statistics.median(values)
+    return (max(values) - min(values)) / middle if middle else 0.0
+
+
+def interleave(rounds: int, *contenders: Callable[[], Any]) -> list[list[Any]]:
+    """What each contender gave in each round.
+
+    Every other round runs backwards, so that a machine that slows down or warms up favours nobody.
+    """
+    results: list[list[Any]] = [[] for _ in contenders]
+    for number in range(rounds):
+        order = range(len(contenders))
+        for index in order if number % 2 == 0 else reversed(order):
+            results[index].append(contenders[index]())
+    return results
+
+
+def per_second(work: Callable[[], int], seconds: float) -> float:
+    """How many units of work are done a second; ``work`` tells how many it did."""
+    done = 0
+    took = 0.0
+    began = time.perf_counter()
+    while took < seconds:
+        done += work()
+        took = time.perf_counter() - began
+    return done / took
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process, user and system, all its threads.
+
+    Its CPU clock (clock_getcpuclockid(3), as Linux numbers it) counts nanoseconds, where
+    /proc/PID/stat has the same in ticks of 10 ms.
+    """
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def resident(pid: int) -> float:
+    """Resident memory of a process in MiB (proc(5))."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024
+
+
+def child_of(pid: int) -> int:
+    """The one child of a process: a node's Valkey."""
+    (child,) = (
+        int(stat.parent.name)
+        for stat in Path("/proc").glob("[0-9]*/stat")
+        if int(stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
+        == pid
+    )
+    return child

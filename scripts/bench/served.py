@@ -1,0 +1,209 @@
+"""Cases that call a real node over mutual TLS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from exchange.v1 import peer_service_pb2, recognition_service_pb2
+from scripts.bench.field import Field, document, numbers
+from scripts.bench.load import IN_FLIGHT, Target
+from scripts.bench.measure import Figure, compare, cpu_seconds, interleave, per_second, resident
+
+__all__ = ["batch", "fetch", "idle", "publish", "recognize"]
+
+_FETCH = "/tongxing.v1.PeerService/FetchAttestations"
+_RECOGNIZE = "/tongxing.v1.RecognitionService/Recognize"
+_BATCH_RECOGNIZE = "/tongxing.v1.RecognitionService/BatchRecognize"
+_TRAIN = 588
+_STREAM = 2048
+_ECHO = "bare grpc.aio echo of as many bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Items a second, and the CPU time that each process spent on one, in µs."""
+
+    rate: float
+    cpu: tuple[float, ...]
+
+
+def idle(case: str, field: Field, rounds: int) -> Iterator[Figure]:
+    """What a node that does nothing holds in memory."""
+    node, valkey = ([resident(pid) for _ in range(rounds)] for pid in field.pids)
+    aim = {"ratio": 1.0}
+    yield compare(case, "MiB", node, "limit", [120.0] * rounds, aim=aim, less_is_better=True)
+    yield compare(f"{case}.valkey", "MiB", valkey)
+
+
+def fetch(
+    case: str, field: Field, rounds: int, seconds: float, *, tokens: int, aim: dict[str, float]
+) -> Iterator[Figure]:
+    """FetchAttestations, counted in tokens."""
+    all_ = [field.token(number) for number in field.holders]
+    requests = [
+        peer_service_pb2.FetchAttestationsRequest(
+            subject_tokens=all_[at : at + tokens]
+        ).SerializeToString()
+        for at in range(0, len(all_), tokens)
+    ]
+    target = field.target(field.asked, "node", _FETCH)
+    subjects = peer_service_pb2.FetchAttestationsResponse.FromString(
+        field.load.once(target, requests[0])
+    ).subjects
+    _expect(len(subjects) == tokens and all(s.signed_attestations for s in subjects), case)
+    yield from _against_echo(case, field, target, requests, rounds, seconds, aim, items=tokens)
+
+
+def recognize(
+    case: str, field: Field, rounds: int, seconds: float, *, aim: dict[str, float] | None
+) -> Iterator[Figure]:
+    """Recognize, one holder a call; the evidence lies where the field has it."""
+    target = field.target(field.asked, "app", _RECOGNIZE)
+    requests = _recognitions(field)
+    answer = field.load.once(target, requests[0])
+    decision = recognition_service_pb2.RecognizeResponse.FromString(answer).decision
+    _expect(decision.outcome == recognition_service_pb2.OUTCOME_RECOGNIZED, case)
+    yield from _against_echo(case, field, target, requests, rounds, seconds, aim)
+
+
+def batch(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figure]:
+    """BatchRecognize of a trainload, against as many holders asked for one by one."""
+    single = field.target(field.asked, "app", _RECOGNIZE)
+    many = field.target(field.asked, "app", _BATCH_RECOGNIZE)
+    train = recognition_service_pb2.BatchRecognizeRequest(
+        documents=[document(number) for number in field.holders[:_TRAIN]],
+        purpose="PURPOSE_ENTRY_CHECK",
+    ).SerializeToString()
+    items = recognition_service_pb2.BatchRecognizeResponse.FromString(
+        field.load.once(many, train)
+    ).items
+    recognized = recognition_service_pb2.OUTCOME_RECOGNIZED
+    _expect(all(item.decision.outcome == recognized for item in items), case)
+    one_by_one = _recognitions(field)[:_TRAIN]
+    ours, theirs = interleave(
+        rounds,
+        lambda: _load(field, many, [train], seconds, field.pids, items=_TRAIN, in_flight=1),
+        lambda: _load(field, single, one_by_one, seconds, field.pids),
+    )
+    yield from _figures(case, "holders/s", ours, theirs, "Recognize one by one", None)
+
+
+def publish(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figure]:
+    """PublishAttestations over one stream, each item durable, against signing alone."""
+    key, data = ec.generate_private_key(ec.SECP256R1()), bytes(450)
+    algorithm = ec.ECDSA(SHA256())
+    # Other holders than the other cases': theirs have one attestation each.
+    streams = iter(
+        [
+            field.publications(numbers(_STREAM, first=1_000_000 + at * _STREAM))
+            for at in range(rounds + 1)
+        ]
+    )
+    field.publish(next(streams))
+
+    def published() -> _Round:
+        before = [cpu_seconds(pid) for pid in field.pids]
+        rate = field.publish(next(streams))
+        return _Round(rate, _spent(before, field.pids, _STREAM))
+
+    def signed() -> int:
+        for _ in range(100):
+            key.sign(data, algorithm)
+        return 100
+
+    ours, signatures = interleave(rounds, published, lambda: per_second(signed, seconds / 2))
+    theirs = [_Round(rate, (1e6 / rate,)) for rate in signatures]
+    yield from _figures(case, "items/s", ours, theirs, "bare ES256 signing", {"ratio": 0.5})
+
+
+def _recognitions(field: Field) -> list[bytes]:
+    return [
+        recognition_service_pb2.RecognizeRequest(
+            document=document(number), purpose="PURPOSE_ENTRY_CHECK"
+        ).SerializeToString()
+        for number in field.holders
+    ]
+
+
+def _expect(holds: bool, case: str) -> None:
+    if not holds:
+        raise RuntimeError(f"{case} is not answered as it should be: nothing is measured")
+
+
+def _against_echo(
+    case: str,
+    field: Field,
+    target: Target,
+    requests: Sequence[bytes],
+    rounds: int,
+    seconds: float,
+    aim: dict[str, float] | None,
+    *,
+    items: int = 1,
+) -> Iterator[Figure]:
+    answer = field.load.once(target, requests[0])
+    echo, bare = field.echo(answer)
+    with echo:
+        # Through all holders at least once: what a node remembers is remembered.
+        field.load.calls(target, requests, max(seconds, 1.0))
+        field.load.calls(bare, requests, seconds)
+        ours, theirs = interleave(
+            rounds,
+            lambda: _load(field, target, requests, seconds, field.pids, items=items),
+            lambda: _load(field, bare, requests, seconds, (echo.pid,), items=items),
+        )
+    unit = "calls/s" if items == 1 else "tokens/s"
+    yield from _figures(case, unit, ours, theirs, _ECHO, aim)
+
+
+def _load(
+    field: Field,
+    target: Target,
+    requests: Sequence[bytes],
+    seconds: float,
+    pids: Sequence[int],
+    *,
+    items: int = 1,
+    in_flight: int = IN_FLIGHT,
+) -> _Round:
+    before = [cpu_seconds(pid) for pid in pids]
+    ran = field.load.calls(target, requests, seconds, in_flight)
+    return _Round(ran.rate * items, _spent(before, pids, ran.calls * items))
+
+
+def _spent(before: Sequence[float], pids: Sequence[int], items: int) -> tuple[float, ...]:
+    return tuple(
+        (cpu_seconds(pid) - then) / items * 1e6 for then, pid in zip(before, pids, strict=True)
+    )
+
+
+def _figures(
+    case: str,
+    unit: str,
+    ours: Sequence[_Round],
+    theirs: Sequence[_Round],
+    peer: str,
+    aim: dict[str, float] | None,
+) -> Iterator[Figure]:
+    """The rate; the CPU time of the server; that of its Valkey."""
+
+    def each(rounds: Sequence[_Round], take: Callable[[_Round], float]) -> list[float]:
+        return [take(one) for one in rounds]
+
+    yield compare(
+        case, unit, each(ours, lambda r: r.rate), peer, each(theirs, lambda r: r.rate), aim=aim
+    )
+    unit = f"µs/{unit.removesuffix('s/s')}"
+    yield compare(
+        f"{case}.cpu",
+        unit,
+        each(ours, lambda r: r.cpu[0]),
+        peer,
+        each(theirs, lambda r: r.cpu[0]),
+        less_is_better=True,
+    )
+    yield compare(f"{case}.valkey", unit, each(ours, lambda r: r.cpu[1]))

@@ -1,0 +1,392 @@
+"""The main job: a certificate issued in Sichuan is honoured in Guangdong.
+
+`demo.py` plays it in a folder that it removes; `demo.py up` leaves three provinces running under
+`.demo/`, `demo.py down` stops them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import os
+import secrets
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from travellers import ISSUER_CREDIT_CODE, ISSUER_NAME, travellers
+
+from exchange import attestations, publication
+from exchange.client import Client, DecisionMessage, Document, NewAttestation, Purpose
+from exchange.errors import TongxingError
+from exchange.keys import Algorithm, PrivateKey, PublicKey
+from exchange.provinces import PROVINCES
+from exchange.subjects import EpochKey, mod_11_2
+from exchange.trust import ceremony
+from exchange.trust.signers import Online, load_signer
+from exchange.v1 import recognition_service_pb2, types_pb2
+from nodes.cli import files
+from nodes.config import read_epoch_key
+from nodes.store.attestations import AttestationStore, NewRecord
+from nodes.trial import TrialExchange, wait_until
+
+SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
+PASSENGERS = 588
+HOME = Path(".demo")
+GATE = Purpose.PURPOSE_ENTRY_CHECK
+console = Console(width=118 if not sys.stdout.isatty() else None)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scene: what is asked, and how it must come out."""
+
+    zh: str
+    en: str
+    ask: Callable[[], Awaitable[DecisionMessage]]
+    expected: str
+
+
+@dataclass(frozen=True)
+class Forger:
+    """Signs in the name of a key that it does not hold."""
+
+    public: PublicKey
+    own: PrivateKey
+
+    def sign(self, data: bytes) -> bytes:
+        """A signature that cannot hold."""
+        return self.own.sign(data)
+
+
+def resident(sequence: int) -> Document:
+    """An invented resident's document: valid in form, of a county that does not exist."""
+    body = f"51999219900101{sequence:03d}"
+    return Document(type="DOCUMENT_TYPE_RESIDENT_ID", number=body + mod_11_2(body))
+
+
+def nucleic_acid_test(document: Document, sampled_at: datetime) -> NewAttestation:
+    """A negative test of the holder."""
+    when = {"seconds": int(sampled_at.timestamp())}
+    return NewAttestation(
+        attestation_id=str(uuid7(sampled_at)),
+        document=document,
+        holder_name="胡小君",
+        fact=types_pb2.Fact(
+            nucleic_acid_test=types_pb2.NucleicAcidTest(
+                sample_time=when, result_time=when, result="TEST_RESULT_NEGATIVE"
+            )
+        ),
+        issuer=types_pb2.Issuer(credit_code=ISSUER_CREDIT_CODE, name=ISSUER_NAME),
+    )
+
+
+def uuid7(at: datetime) -> str:
+    """A UUIDv7 (RFC 9562 §5.7)."""
+    value = int(at.timestamp() * 1000) << 80 | 0x7 << 76 | secrets.randbits(12) << 64
+    value |= 0b10 << 62 | secrets.randbits(62)
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def write_travellers(path: Path, now: datetime) -> None:
+    """The file that the hospital sends in."""
+    rows = list(travellers(PASSENGERS, now=now, seed=20200301))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+async def publish(client: Client, path: Path) -> list[Document]:
+    """Publish the file; the travellers' documents."""
+    rows = [row for row in files.read(path) if isinstance(row, files.Row)]
+    begun = time.perf_counter()
+    answers = [i async for i in client.publish_all((row.line, row.attestation) for row in rows)]
+    took = time.perf_counter() - begun
+    refused = [item for item in answers if item.error]
+    for item in refused[:5]:
+        console.print(f"[red]line {item.index}: {item.error}")
+    if refused or len(answers) != PASSENGERS:
+        sys.exit("the file was not published whole")
+    console.print(
+        f"四川发布 Sichuan published [bold]{len(answers)}[/] signed attestations in {took:.2f} s, "
+        f"each on disk before it was acknowledged ({len(answers) / took:,.0f}/s)"
+    )
+    return [row.attestation.document for row in rows]
+
+
+async def recognise_train(app: Client, documents: list[Document]) -> bool:
+    """One BatchRecognize for the whole train, then each by itself for the latencies."""
+    begun = time.perf_counter()
+    decisions = await app.recognize_all(documents, GATE)
+    took = time.perf_counter() - begun
+    outcomes = Counter(
+        str(decision) if isinstance(decision, TongxingError) else outcome(decision)
+        for decision in decisions
+    )
+    latencies = []
+    for document in documents[:100]:
+        begun = time.perf_counter()
+        await app.recognize(document, GATE)
+        latencies.append((time.perf_counter() - begun) * 1000)
+    quantiles = statistics.quantiles(latencies, n=100)
+    console.print(
+        f"广东互认 Guangdong recognised [bold green]{outcomes['RECOGNIZED']}[/] "
+        f"of {len(documents)} by one BatchRecognize in {took * 1000:.0f} ms; one by one at the gate "
+        f"p50 {quantiles[49]:.1f} ms, p99 {quantiles[98]:.1f} ms"
+    )
+    kinds = Counter(
+        piece.attestation.fact.WhichOneof("kind")
+        for decision in decisions
+        if not isinstance(decision, TongxingError)
+        for piece in decision.evidence
+    )
+    console.print("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
+    return outcomes == {"RECOGNIZED": len(documents)}
+
+
+def outcome(decision: DecisionMessage) -> str:
+    """RECOGNIZED, NOT_RECOGNIZED or INDETERMINATE."""
+    return recognition_service_pb2.Outcome.Name(decision.outcome).removeprefix("OUTCOME_")
+
+
+async def forge(exchange: TrialExchange, victim: Document, now: datetime) -> None:
+    """Put an attestation that Sichuan never signed into Sichuan's own store."""
+    home = exchange.directory / SICHUAN
+    epoch: EpochKey = read_epoch_key(home / "epoch-1.toml")
+    draft = publication.draft(
+        nucleic_acid_test(victim, now - timedelta(hours=1)),
+        province=SICHUAN,
+        author=ISSUER_CREDIT_CODE,
+        epoch=epoch,
+        now=now,
+    )
+    key = exchange.trust().profile(SICHUAN).keys[0].public
+    signed = attestations.sign(draft, Forger(key, PrivateKey.generate(Algorithm.ES256)))
+    store = await AttestationStore.open(f"unix://{home / 'data' / 'valkey' / 'valkey.sock'}")
+    await store.publish(
+        NewRecord(
+            id=draft.id.bytes,
+            token=draft.token,
+            issuer=ISSUER_CREDIT_CODE,
+            digest=attestations.digest(draft),
+            expires=int(draft.expires_at.timestamp()),
+            signed=signed,
+        )
+    )
+    await store.close()
+
+
+async def play(exchange: TrialExchange, now: datetime) -> bool:
+    """Every scene; whether all came out right."""
+    path = exchange.directory / "travellers.csv"
+    write_travellers(path, now)
+    clients = contextlib.AsyncExitStack()
+    async with clients:
+        hospital = await clients.enter_async_context(exchange.client(SICHUAN, "issuer"))
+        gate = await clients.enter_async_context(exchange.client(GUANGDONG, "app"))
+        shanghai = await clients.enter_async_context(exchange.client(SHANGHAI, "app"))
+        documents = await publish(hospital, path)
+        right = await recognise_train(gate, documents)
+
+        stale, forged, revoked, unknown = (resident(900 + number) for number in range(4))
+        await hospital.publish(nucleic_acid_test(stale, now - timedelta(hours=60)))
+        await forge(exchange, forged, now)
+        ended, _ = await hospital.publish(nucleic_acid_test(revoked, now - timedelta(hours=2)))
+        await hospital.revoke(ended.id, "样本污染 the sample was contaminated")
+
+        def ask(client: Client, document: Document) -> Callable[[], Awaitable[DecisionMessage]]:
+            return lambda: client.recognize(document, GATE)
+
+        cases = [
+            Case("列车上的一位旅客", "a traveller of the train", ask(gate, documents[0]),
+                 "RECOGNIZED/ACCEPTED"),
+            Case("没有任何记录", "a traveller without a record", ask(gate, unknown),
+                 "NOT_RECOGNIZED/NO_RECORD"),
+            Case("60小时前采样，到广东", "a test 60 h old, in Guangdong (48 h)", ask(gate, stale),
+                 "NOT_RECOGNIZED/NOT_RECOGNIZED_BY_RULE"),
+            Case("同一份检测，到上海", "the same test, in Shanghai (72 h)", ask(shanghai, stale),
+                 "RECOGNIZED/ACCEPTED"),
+            Case("伪造的证明", "a forged attestation in Sichuan's store", ask(gate, forged),
+                 "NOT_RECOGNIZED/BAD_SIGNATURE"),
+            Case("已撤销的证明", "an attestation revoked a moment ago", ask(gate, revoked),
+                 "NOT_RECOGNIZED/NO_RECORD"),
+            Case("发证机构冒用应用接口", "an issuer calls what only an app may",
+                 ask(hospital, documents[0]), "CALLER_NOT_ALLOWED"),
+        ]  # fmt: skip
+        table = scene_table()
+        for case in cases:
+            right &= await show(table, case)
+        exchange.stop(SICHUAN)
+        off = Case("四川节点停机", "Sichuan is switched off", ask(gate, documents[0]),
+                   "INDETERMINATE/UNAVAILABLE")  # fmt: skip
+        right &= await show(table, off)
+        console.print(table)
+    return right
+
+
+def scene_table() -> Table:
+    """The table that the demonstration prints."""
+    table = Table(title="结果与原因 What happened, and why", title_justify="left", expand=True)
+    table.add_column("情形 case", ratio=5)
+    table.add_column("结果 outcome", ratio=4)
+    table.add_column("原因 why", ratio=7, overflow="fold")
+    table.add_column("ms", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    return table
+
+
+async def show(table: Table, case: Case) -> bool:
+    """Ask, add a row, and say whether it came out right."""
+    begun = time.perf_counter()
+    try:
+        decision = await case.ask()
+    except TongxingError as error:
+        got, why = error.reason, f"{error.zh}\n{error}"
+        shown = "拒绝调用 refused"
+    else:
+        verdict = recognition_service_pb2.Verdict.Name(decision.verdict).removeprefix("VERDICT_")
+        got, why = f"{outcome(decision)}/{verdict}", f"{decision.reason.zh}\n{decision.reason.en}"
+        colour = types_pb2.Colour.Name(decision.colour).removeprefix("COLOUR_").lower()
+        style = {"RECOGNIZED": "green", "NOT_RECOGNIZED": "red"}.get(outcome(decision), "yellow")
+        shown = f"[{style}]{outcome(decision)}[/]"
+        if colour != "unspecified":
+            shown += f"\n{colour}"
+    took = (time.perf_counter() - begun) * 1000
+    as_expected = got == case.expected
+    mark = "[green]✔" if as_expected else f"[red]✘ expected {case.expected}"
+    table.add_row(f"{case.zh}\n{case.en}", shown, why, f"{took:.1f}", mark)
+    return as_expected
+
+
+def open_exchange(directory: Path) -> TrialExchange:
+    """Three provinces; a hospital in Sichuan."""
+    return TrialExchange(
+        directory,
+        (SICHUAN, GUANGDONG, SHANGHAI),
+        issuers={SICHUAN: (ISSUER_CREDIT_CODE,)},
+    )
+
+
+def demo() -> None:
+    """Play it, clean up, exit 0 only if every scene came out right."""
+    with tempfile.TemporaryDirectory(prefix="tongxing-demo-") as scratch:
+        with open_exchange(Path(scratch, "exchange")) as exchange:
+            begun = time.perf_counter()
+            exchange.start()
+            names = ", ".join(f"{PROVINCES[c].zh} {PROVINCES[c].en}" for c in exchange.provinces)
+            console.print(
+                f"三省节点已启动 three nodes are up ({names}) after "
+                f"{time.perf_counter() - begun:.1f} s: mutual TLS, an embedded Valkey each, "
+                f"trust list version {exchange.trust().version}"
+            )
+            pids = [exchange.pid(code) for code in exchange.provinces]
+            right = asyncio.run(play(exchange, datetime.now(UTC)))
+        left = [pid for pid in pids if alive(pid)]
+    if left:
+        right = False
+        console.print(f"[red]processes are left behind: {left}")
+    console.print(
+        f"[bold green]{PASSENGERS} recognised; every case came out right (全部符合预期)"
+        if right
+        else "[bold red]not every case came out right (有不符合预期的结果)"
+    )
+    sys.exit(0 if right else 1)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def running(directory: Path) -> list[int]:
+    """The nodes that `up` left."""
+    pids = [int(path.read_text()) for path in directory.glob("*/node.pid")]
+    return [pid for pid in pids if alive(pid)]
+
+
+def up() -> None:
+    """Leave three provinces running."""
+    directory = HOME / "exchange"
+    if running(directory):
+        sys.exit("they are running already: `make down` stops them")
+    if (directory / "trust").exists():
+        renew(directory)
+    exchange = open_exchange(directory)
+    exchange.start()
+    now = datetime.now(UTC)
+    path = HOME / "travellers.csv"
+    write_travellers(path, now)
+
+    async def fill() -> list[Document]:
+        async with exchange.client(SICHUAN, "issuer") as hospital:
+            return await publish(hospital, path)
+
+    document = asyncio.run(fill())[0]
+    home = directory / GUANGDONG
+    kind = types_pb2.DocumentType.Name(document.type)
+    number = document.number
+    console.print("三省节点运行中 the three nodes are running:")
+    for code, address in exchange.addresses.items():
+        console.print(f"  {code} {PROVINCES[code].zh} {PROVINCES[code].en}: {address}")
+    console.print("\n问广东 ask Guangdong about a traveller of the train, with the command line:")
+    print(
+        f"  .venv/bin/tongxing recognize --client {home / 'app.toml'}"
+        f" --document-type {kind.removeprefix('DOCUMENT_TYPE_')} --document-number {number}"
+    )
+    console.print("or with buf curl, by reflection:")
+    print(
+        f"  .venv/bin/buf curl --protocol grpc --cacert {home / 'authority.pem'}"
+        f" --cert {home / 'app.pem'} --key {home / 'app-key.pem'}"
+        f" --servername node.{GUANGDONG}.tongxing"
+        f' -d \'{{"document": {{"type": "{kind}", "number": "{number}"}},'
+        f' "purpose": "PURPOSE_ENTRY_CHECK"}}\''
+        f" https://{exchange.addresses[GUANGDONG]}/tongxing.v1.RecognitionService/Recognize"
+    )
+    console.print("\n信任列表 the trust list:")
+    print(f"  .venv/bin/tongxing trust show --client {home / 'app.toml'}")
+    console.print("停止 stop them: make down")
+
+
+def renew(directory: Path) -> None:
+    """The timestamp lives for a day: sign it anew."""
+    keys, trust = directory / "keys", directory / "trust"
+    online = Online(load_signer(keys / "snapshot.pem"), load_signer(keys / "timestamp.pem"))
+    ceremony.write(trust, ceremony.renew(ceremony.read(trust), online, now=datetime.now(UTC)))
+
+
+def down() -> None:
+    """Stop what `up` left."""
+    pids = running(HOME / "exchange")
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    wait_until("the nodes have ended", lambda: not any(alive(pid) for pid in pids), 60)
+    for path in (HOME / "exchange").glob("*/node.pid"):
+        path.unlink()
+    print(f"stopped {len(pids)} nodes" if pids else "none is running")
+
+
+if __name__ == "__main__":
+    commands = {"demo": demo, "up": up, "down": down}
+    name = sys.argv[1] if len(sys.argv) > 1 else "demo"
+    if name not in commands:
+        sys.exit(f"usage: demo.py [{'|'.join(commands)}]")
+    try:
+        commands[name]()
+    except TongxingError as error:
+        sys.exit(str(error))
