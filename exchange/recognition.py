@@ -126,18 +126,17 @@ _STATE_TEXTS = {
 class Reply:
     """What one province sent of one holder: COSE_Sign1 bytes, or None if it did not answer.
 
-    ``trusted`` is False where the trust list itself holds nothing usable of the province, or its
-    answer as a whole could not be read.
+    ``readable`` is False where its answer as a whole could not be read.
     """
 
     province: str
     signed: Sequence[bytes] | None = field(repr=False)
-    trusted: bool = True
+    readable: bool = True
 
     @property
     def whole(self) -> bool:
         """Whether all that the province holds is looked at: what is not might be a red."""
-        return self.trusted and self.signed is not None and len(self.signed) <= MOST_PER_PROVINCE
+        return self.readable and self.signed is not None and len(self.signed) <= MOST_PER_PROVINCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +209,7 @@ def recognize(
         state, looked_at = _look_at(reply, tokens, trust, verifier, now)
         answers.append(ProvinceAnswer(reply.province, state, len(looked_at)))
         evidence += looked_at
-        if not reply.whole:
+        if not reply.whole and reply.province in trust.profiles:
             unheard.append(reply.province)
     _set_aside_outdated(evidence)
     said = _ask_rules(evidence, rules, now)
@@ -236,7 +235,9 @@ def _look_at(
     verifier: AttestationVerifier,
     now: datetime,
 ) -> tuple[AnswerState, list[Evidence]]:
-    if not reply.trusted:
+    # A province that the trust list cannot vouch for now (its profile has ended, say) is out of
+    # the exchange as a departed one is: its own holders wait, and nobody else does.
+    if not reply.readable or reply.province not in trust.profiles:
         return AnswerState.UNTRUSTED, []
     if reply.signed is None:
         return AnswerState.UNREACHABLE, []

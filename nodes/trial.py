@@ -23,7 +23,10 @@ import grpc
 
 from exchange.client import Client
 from exchange.errors import StoreUnavailableError
-from exchange.trust import refresh
+from exchange.trust import ceremony, refresh
+from exchange.trust.profile import Profile
+from exchange.trust.roles import role_name
+from exchange.trust.signers import Online, load_signer
 from exchange.trust.trustlist import TrustList
 from nodes.identity import server_name
 from nodes.setup import Member, initialise
@@ -90,9 +93,22 @@ class TrialExchange:
         trust = self.directory / "trust"
         return refresh.load(trust, (trust / "1.root.json").read_bytes(), self.directory / "cache")
 
-    def client(self, province: str, who: str) -> Client:
-        """A client of a province's node: ``who`` is ``issuer``, ``app``, ``admin`` or ``node``."""
-        home = self.directory / province
+    def publish(self, profile: Profile) -> None:
+        """Sign a province's next profile, and publish it."""
+        keys, trust = self.directory / "keys", self.directory / "trust"
+        online = Online(load_signer(keys / "snapshot.pem"), load_signer(keys / "timestamp.pem"))
+        signer = load_signer(keys / f"{role_name(profile.province)}.pem")
+        now = datetime.now(UTC)
+        files = ceremony.publish_profile(ceremony.read(trust), profile, signer, online, now=now)
+        ceremony.write(trust, files)
+
+    def client(self, province: str, who: str, *, of: str = "") -> Client:
+        """A client of a province's node.
+
+        :param who: ``issuer``, ``app``, ``admin`` or ``node``.
+        :param of: the caller's own province, where it is another.
+        """
+        home = self.directory / (of or province)
         return Client.from_files(
             self.addresses[province],
             province=province,
@@ -108,6 +124,17 @@ class TrialExchange:
     def pid(self, province: str) -> int:
         """The process of a node."""
         return self._nodes[province].pid
+
+    def store(self, province: str) -> Path:
+        """The unix socket of a node's own Valkey."""
+        return self.directory / province / "data" / "valkey" / "valkey.sock"
+
+    def exit_code(self, province: str, seconds: float = START_SECONDS) -> int:
+        """Wait for a node to end by itself.
+
+        :returns: its exit code; below 0, the signal that ended it.
+        """
+        return self._nodes.pop(province).wait(seconds)
 
     def start(self, *provinces: str, environment: Mapping[str, str] | None = None) -> None:
         """Start nodes (all, where none is named) and wait until they serve.

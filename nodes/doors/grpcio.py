@@ -23,7 +23,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from exchange import status
 from exchange.errors import (
@@ -163,7 +163,10 @@ class GrpcioDoor:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, collector)
         names = [service.descriptor.full_name for service in self._services]
         names += [health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, collector)
+        # `enable_server_reflection` would take the collector for a server with threads.
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names), collector
+        )
         for name, handlers in collector.handlers.items():
             admitted = {
                 method: _admitted(handler, self.identify) for method, handler in handlers.items()
@@ -236,10 +239,9 @@ class _Wrapped:
             request_id = _request_id(context)
 
             async def requests() -> AsyncIterator[Message]:
+                # The service checks what it reads, so that a bad item fails alone.
                 async for data in incoming:
-                    request = _parsed(request_class, data)
-                    check(request)
-                    yield request
+                    yield _parsed(request_class, data)
 
             try:
                 call = door.admit(path, context, request_id)

@@ -122,7 +122,7 @@ class Peers:
             *(self._ask(peer, requests, metadata, budget, len(tokens)) for peer in asked)
         )
         replies: dict[str, Reply | list[list[bytes]]] = {
-            code: Reply(code, None, trusted=code not in trust.unusable)
+            code: Reply(code, None)
             for code in (*trust.profiles, *trust.unusable)
             if code != self._province
         }
@@ -161,7 +161,7 @@ class Peers:
             subjects = []
         if len(subjects) != expected:
             log.warning("peer.unreadable", province=code)
-            return Reply(code, None, trusted=False)
+            return Reply(code, None, readable=False)
         return subjects
 
     async def close(self) -> None:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tomllib
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -12,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import nodes
 from exchange.errors import InvalidFieldError
 from exchange.facts import AntigenTest, Colour, Fact, Kind, TestResult, Vaccination
 from exchange.rules import Rule, RuleBook, RuleError
@@ -295,7 +291,7 @@ def test_a_rule_is_asked_of_its_own_kinds_alone(world: Any) -> None:
         'origin == "420000" ? fact.bogus == 1 : true',
         'origin == "420000" ? 1 / 0 == 1 : true',
         'origin == "420000" ? "yes" : true',
-        'origin == "420000" ? now + duration("87600000h") > now : true',
+        'origin == "420000" ? 9223372036854775807 + fact.kind.size() > 0 : true',
         'origin == "420000" ? timestamp("never") < now : true',
     ],
 )
@@ -313,28 +309,10 @@ def test_every_fact_can_be_asked_about(
 
 
 def test_the_published_rules_of_every_province_load() -> None:
-    profiles = sorted((Path(nodes.__file__).parent / "provinces").glob("*.toml"))
+    profiles = sorted((Path(__file__).parents[2] / "nodes" / "provinces").glob("*.toml"))
     assert profiles
     for path in profiles:
         rules = tomllib.loads(path.read_text())["rules"]
         book = RuleBook(rules)
         assert RuleBook(rule.to_json() for rule in book.rules).rules == book.rules
         assert {Colour.RED, Colour.GREEN} <= {rule.colour for rule in book.rules}
-
-
-@pytest.mark.parametrize("zone", ["Asia/Shanghai", "America/New_York"])
-def test_a_rule_is_the_same_on_a_machine_elsewhere(zone: str) -> None:
-    script = (
-        "import sys, json; from exchange.rules import Rule;"
-        "print(Rule.from_json(json.loads(sys.argv[1])).valid_from)"
-    )
-    import json
-
-    out = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(rule())],
-        env={**os.environ, "TZ": zone},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert out.stdout.strip() == "2020-02-29 16:00:00+00:00"

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from nodes.identity import Authority
+from nodes.trial import TrialExchange
+
+PROVINCES = ("510000", "440000", "310000")
+
+
+def unconstrained(domain: str) -> Authority:
+    """An authority that no name constraint keeps to its own province."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "unconstrained")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(
+            # `nodes.identity.issue` asks for it; it constrains nobody.
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{domain}")]),
+            critical=False,
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, SHA256())
+    )
+    return Authority(
+        certificate.public_bytes(Encoding.PEM),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+
+
+@pytest.fixture(scope="session")
+def rogue() -> Authority:
+    """An authority of Shanghai's that would speak for Sichuan; its profile holds it."""
+    return unconstrained("510000.tongxing")
+
+
+@pytest.fixture(scope="session")
+def exchange(tmp_path_factory, invented, rogue, no_traces):
+    """Sichuan, Guangdong and Shanghai, each a process; what they log is held against `people`."""
+    issuers = {code: (invented.ISSUER_CREDIT_CODE,) for code in PROVINCES}
+    trial = TrialExchange(tmp_path_factory.mktemp("exchange"), PROVINCES, issuers=issuers)
+    shanghai = trial.trust().profile("310000")
+    trial.publish(
+        dataclasses.replace(shanghai, tls_ca=shanghai.tls_ca + rogue.certificate.decode())
+    )
+    with trial:
+        trial.start(environment={"TONGXING_LOG__LEVEL": "debug"})
+        yield trial
+    no_traces(trial)

@@ -1,0 +1,364 @@
+"""The door: whatever comes in, a status that tells the caller something, and nobody else anything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.message import DecodeError
+
+from exchange.client import Purpose
+from exchange.v1 import attestation_service_pb2 as pb
+from exchange.v1 import peer_service_pb2
+from exchange.v1 import recognition_service_pb2 as recognition
+
+BUF = Path(sys.executable).with_name("buf")
+RECOGNIZE = "/tongxing.v1.RecognitionService/Recognize"
+BATCH = "/tongxing.v1.RecognitionService/BatchRecognize"
+PUBLISH = "/tongxing.v1.AttestationService/PublishAttestation"
+STREAM = "/tongxing.v1.AttestationService/PublishAttestations"
+FETCH = "/tongxing.v1.PeerService/FetchAttestations"
+CHECK = Purpose.PURPOSE_ENTRY_CHECK
+MALFORMED = ("INVALID_ARGUMENT", "INVALID_FIELD")
+
+FAULTY = """
+import asyncio, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from exchange.trust import refresh
+from exchange.v1 import attestation_service_pb2 as pb
+from nodes import telemetry
+from nodes.doors.grpcio import GrpcioDoor, TlsFiles
+
+class Faulty:
+    descriptor = pb.DESCRIPTOR.services_by_name["AttestationService"]
+
+    async def publish_attestation(self, request, call):
+        number = request.attestation.document.number
+        raise RuntimeError("a fault in the service")
+
+    async def publish_attestations(self, requests, call):
+        async for request in requests:
+            number = request.attestation.document.number
+            yield pb.PublishAttestationsResponse(index=request.index)
+            raise ExceptionGroup("several", [RuntimeError("a fault in the stream")])
+
+    async def revoke_attestation(self, request, call):
+        raise TimeoutError
+
+    async def get_attestation(self, request, call):
+        return None
+
+async def main():
+    directory, form = Path(sys.argv[1]), sys.argv[2]
+    telemetry.configure("debug", form)
+    home, trust = directory / "510000", directory / "trust"
+    door = GrpcioDoor(
+        province="510000", listen="127.0.0.1:0", services=[Faulty()],
+        tls=TlsFiles(home / "node.pem", home / "node-key.pem"), clock=lambda: datetime.now(UTC),
+    )
+    door.follow(refresh.load(trust, (trust / "1.root.json").read_bytes(), Path(sys.argv[3])))
+    print(await door.open(), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await door.close(1)
+
+asyncio.run(main())
+"""
+
+
+def raw(client, path, data=b"", **options):
+    return client._channel.unary_unary(path)(data, timeout=10, **options)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\xff" * 40, b"\x0a\xff", b"\x0a\x05abc", b"\x0b", b"\x0a\x02\x0a\x7f"]
+)
+async def test_garbage_is_refused_as_a_malformed_request(exchange, refusal, error_info, garbage):
+    for province, who, of, path in (
+        ("440000", "app", "", RECOGNIZE),
+        ("440000", "app", "", BATCH),
+        ("510000", "issuer", "", PUBLISH),
+        ("510000", "node", "440000", FETCH),
+    ):
+        async with exchange.client(province, who, of=of) as client:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await raw(client, path, garbage)
+        assert refusal(caught.value)[:2] == MALFORMED
+        assert error_info(caught.value).metadata["request_id"]
+    async with exchange.client("510000", "issuer") as client:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client._channel.stream_stream(STREAM)(iter([garbage]), timeout=10).read()
+    assert refusal(caught.value)[:2] == MALFORMED
+
+
+async def test_mutated_requests_never_reach_a_fault_of_the_node(exchange, people, refusal):
+    seed = random.Random(588)
+    requests = {
+        ("510000", "issuer", PUBLISH): pb.PublishAttestationRequest(
+            attestation=people.coloured("RED")
+        ),
+        ("440000", "app", RECOGNIZE): recognition.RecognizeRequest(
+            document=people.document(), purpose=CHECK
+        ),
+        ("440000", "app", BATCH): recognition.BatchRecognizeRequest(
+            documents=[people.document(), people.document()], purpose=CHECK
+        ),
+    }
+    known = {"INVALID_ARGUMENT", "PERMISSION_DENIED", "ALREADY_EXISTS"}
+    for (province, who, path), message in requests.items():
+        good = message.SerializeToString()
+        async with exchange.client(province, who) as client:
+            for _ in range(120):
+                data = bytearray(good)
+                for _ in range(seed.randrange(1, 4)):
+                    at = seed.randrange(len(data))
+                    data[at : at + seed.randrange(2)] = seed.randbytes(seed.randrange(3))
+                try:
+                    await raw(client, path, bytes(data))
+                except grpc.aio.AioRpcError as error:
+                    assert refusal(error).code in known
+                    assert refusal(error).reason
+
+
+@pytest.mark.parametrize("path", [PUBLISH, STREAM])
+async def test_too_large_a_request_is_refused(exchange, path):
+    large = pb.PublishAttestationRequest(signed_attestation=bytes(5 * 1024 * 1024))
+    async with exchange.client("510000", "issuer") as client:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            if path == STREAM:
+                data = large.SerializeToString()
+                await client._channel.stream_stream(path)(iter([data]), timeout=10).read()
+            else:
+                await raw(client, path, large.SerializeToString())
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_callers_who_leave_in_the_middle_of_a_stream_harm_nobody(exchange, people):
+    item = pb.PublishAttestationsRequest(index=1, attestation=people.tested()).SerializeToString()
+    async with exchange.client("510000", "issuer") as client:
+        for _ in range(20):
+            call = client._channel.stream_stream(STREAM)()
+            await call.write(item)
+            call.cancel()
+        published, _ = await client.publish(people.tested())
+    assert published.province == "510000"
+
+
+async def test_who_does_not_read_its_answers_is_not_read_from(exchange, people):
+    """What waits for such a caller must not grow without an end."""
+    wrong = pb.PublishAttestationsRequest(index=1 << 62, signed_attestation=b"\x00")
+    data = wrong.SerializeToString()
+    async with exchange.client("510000", "issuer") as client:
+        call = client._channel.stream_stream(STREAM)()
+        written = 0
+        with pytest.raises(TimeoutError):
+            while written < 200_000:
+                async with asyncio.timeout(0.5):
+                    await call.write(data)
+                written += 1
+        call.cancel()
+    assert written < 200_000
+
+
+@pytest.fixture(params=["json", "console"])
+def faulty(request, exchange, tmp_path):
+    """A door to a service with faults, in a process of its own: its port and its log."""
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", FAULTY, exchange.directory, request.param, tmp_path / "cache"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+        )
+        with process:
+            yield process.stdout.readline().decode().strip(), log
+            process.stdin.close()
+    assert process.returncode == 0
+
+
+async def test_a_fault_of_the_node_is_told_by_its_request_id_alone(
+    exchange, people, faulty, refusal, error_info
+):
+    port, log = faulty
+    message = people.tested()
+    request = pb.PublishAttestationRequest(attestation=message)
+    item = pb.PublishAttestationsRequest(attestation=message)
+    get = pb.GetAttestationRequest(attestation_id=message.attestation_id)
+    revoke = pb.RevokeAttestationRequest(attestation_id=message.attestation_id, reason="x")
+    errors = []
+    async with exchange.client("510000", "issuer") as usual:
+        trust = usual._trust
+    home = exchange.directory / "510000"
+    client = type(usual)(
+        f"127.0.0.1:{port}",
+        province="510000",
+        certificate=(home / "issuer.pem").read_bytes(),
+        key=(home / "issuer-key.pem").read_bytes(),
+        trust=trust,
+    )
+    async with client:
+        for method, data in (
+            ("PublishAttestation", request),
+            ("GetAttestation", get),
+            ("RevokeAttestation", revoke),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await raw(
+                    client, f"/tongxing.v1.AttestationService/{method}", data.SerializeToString()
+                )
+            errors.append(caught.value)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            stream = client._channel.stream_stream(STREAM)(iter([item.SerializeToString()] * 2))
+            _ = [answer async for answer in stream]
+        errors.append(caught.value)
+    text = log.read_text(encoding="utf-8")
+    fault = ("INTERNAL", "INTERNAL", "")
+    late = ("DEADLINE_EXCEEDED", "DEADLINE", "")
+    assert [refusal(error) for error in errors] == [fault, fault, late, fault]
+    for error in errors:
+        assert "Traceback" not in str(error)
+        assert "a fault in the" not in str(error)
+        assert error_info(error).metadata["request_id"] in text
+    assert "RuntimeError" in text
+    assert "a fault in the service" in text
+    assert "a fault in the stream" in text
+    assert message.document.number not in text
+    assert message.holder_name not in text
+
+
+async def test_a_callers_deadline_is_passed_on(exchange, people):
+    tested = people.tested()
+    async with exchange.client("510000", "issuer") as issuer:
+        await issuer.publish(tested)
+    request = recognition.RecognizeRequest(document=tested.document, purpose=CHECK)
+    async with exchange.client("440000", "app") as app:
+        await app.recognize(tested.document, CHECK)
+        recognize = app._channel.unary_unary(
+            RECOGNIZE,
+            request_serializer=recognition.RecognizeRequest.SerializeToString,
+            response_deserializer=recognition.RecognizeResponse.FromString,
+        )
+        exchange.signal("510000", signal.SIGSTOP)
+        try:
+            # A busy machine may be late now and then; a node that ignores deadlines always is.
+            for _ in range(10):
+                try:
+                    answer = await recognize(request, timeout=0.3)
+                    break
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # noqa: PT017
+            assert answer.decision.outcome == recognition.OUTCOME_INDETERMINATE
+        finally:
+            exchange.signal("510000", signal.SIGCONT)
+
+
+def logged(exchange, province, request_id):
+    """What a node has logged under a request id."""
+    lines = exchange.log(province).read_text(encoding="utf-8").splitlines()
+    return [
+        json.loads(line) for line in lines if f'"{request_id}"' in line and line.startswith("{")
+    ]
+
+
+async def test_a_request_id_is_taken_over_and_given_to_the_peers(exchange, people, new_id):
+    request_id = f"gate-7.{new_id()}"
+    request = recognition.RecognizeRequest(document=people.document(), purpose=CHECK)
+    async with exchange.client("440000", "app") as app:
+        await raw(
+            app, RECOGNIZE, request.SerializeToString(), metadata=(("x-request-id", request_id),)
+        )
+    assert [line["method"] for line in logged(exchange, "440000", request_id)] == [RECOGNIZE]
+    for peer in ("510000", "310000"):
+        (line,) = logged(exchange, peer, request_id)
+        assert (line["method"], line["of"], line["role"]) == (FETCH, "440000", "node")
+
+
+@pytest.mark.parametrize("given", ["", "with space", "a/b", "x" * 65, '"}{"', "%0a"])
+async def test_a_malformed_request_id_is_replaced(exchange, error_info, given):
+    async with exchange.client("440000", "app") as app:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await raw(app, RECOGNIZE, metadata=(("x-request-id", given),))
+    taken = error_info(caught.value).metadata["request_id"]
+    assert taken != given
+    assert len(taken) == 16
+
+
+async def test_a_good_request_id_comes_back_with_an_error(exchange, error_info):
+    async with exchange.client("440000", "app") as app:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await raw(app, RECOGNIZE, metadata=(("x-request-id", "gate-7"),))
+    assert error_info(caught.value).metadata["request_id"] == "gate-7"
+
+
+def curl(exchange, method, who, data="{}", *more):
+    """Ask Guangdong's node as somebody with a shell would."""
+    home = exchange.directory / "440000"
+    identity = ["--cert", home / f"{who}.pem", "--key", home / f"{who}-key.pem"] if who else []
+    command = [BUF, "curl", "--protocol", "grpc", "--cacert", home / "authority.pem"]
+    command += [*identity, "--servername", "node.440000.tongxing", "--data", data, *more]
+    url = f"https://{exchange.addresses['440000']}/{method}"
+    return subprocess.run([*command, url], check=False, capture_output=True, text=True, timeout=60)
+
+
+def test_buf_curl_calls_a_node_by_reflection(exchange, people):
+    number = people.document().number
+    data = json.dumps(
+        {
+            "document": {"type": "DOCUMENT_TYPE_RESIDENT_ID", "number": number},
+            "purpose": "PURPOSE_ENTRY_CHECK",
+        }
+    )
+    done = curl(exchange, RECOGNIZE[1:], "app", data)
+    assert done.returncode == 0, done.stderr
+    decision = json.loads(done.stdout)["decision"]
+    assert decision["outcome"] == "OUTCOME_NOT_RECOGNIZED"
+    assert decision["province"] == "440000"
+    assert {answer["state"] for answer in decision["answers"]} == {"ANSWER_STATE_NO_RECORD"}
+
+
+def test_buf_curl_is_told_what_is_wrong(exchange):
+    done = curl(exchange, RECOGNIZE[1:], "app")
+    assert done.returncode == 3 << 3
+    error = json.loads(done.stderr)
+    assert error["code"] == "invalid_argument"
+    shown = json.dumps(error, ensure_ascii=False)
+    assert '"domain": "tongxing"' in shown
+    assert "document" in shown
+
+
+def test_buf_curl_with_another_roles_certificate_is_refused(exchange):
+    done = curl(exchange, RECOGNIZE[1:], "issuer")
+    assert done.returncode == 7 << 3
+    error = json.loads(done.stderr)
+    assert error["code"] == "permission_denied"
+    assert "CALLER_NOT_ALLOWED" in done.stderr
+
+
+def test_buf_curl_without_a_certificate_is_refused_in_the_handshake(exchange):
+    done = curl(exchange, RECOGNIZE[1:], "")
+    assert done.returncode != 0
+    assert "certificate required" in done.stderr
+
+
+async def test_logs_say_nothing_of_anybody(exchange, people, no_traces):
+    """At debug level; the session's end holds the whole log against everybody once more."""
+    tested = people.tested()
+    request = peer_service_pb2.FetchAttestationsRequest(subject_tokens=[b"\0" * 36])
+    async with exchange.client("510000", "issuer") as issuer:
+        await issuer.publish(tested)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await raw(issuer, FETCH, request.SerializeToString())
+    async with exchange.client("440000", "app") as app:
+        await app.recognize(tested.document, CHECK)
+    no_traces(exchange)
+    for line in exchange.log("440000").read_text(encoding="utf-8").splitlines():
+        if line.startswith("{"):
+            json.loads(line)
