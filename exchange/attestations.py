@@ -25,7 +25,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from exchange import cose
+from exchange import cbor, cose
 from exchange.errors import (
     BadSignatureError,
     ExpiredError,
@@ -120,14 +120,14 @@ class Attestation:
 
 def encode(attestation: Attestation) -> bytes:
     """The claims set as deterministic CBOR (RFC 8949 §4.2)."""
-    return cose.encode(_claims(attestation))
+    return cbor.encode(_claims(attestation))
 
 
 def digest(attestation: Attestation) -> bytes:
     """SHA-256 over all that the issuer said: equal for the same fact signed twice."""
     claims = _claims(attestation)
     del claims[IAT], claims[NBF]
-    return hashlib.sha256(cose.encode(claims)).digest()
+    return hashlib.sha256(cbor.encode(claims)).digest()
 
 
 def _claims(attestation: Attestation) -> dict[int, Any]:
@@ -167,12 +167,12 @@ def decode(payload: bytes) -> Attestation:
     :raises MalformedObjectError: it is not the claims set of an attestation; names the claim.
     :raises UnexplainedColourError: a status that is not green does not say why.
     """
-    claims = cose.decode_claims(payload)
+    claims = cbor.decode_map(payload)
     health = _typed(claims, HEALTH, "health", dict)
     holder = _typed(claims, HOLDER, "holder", dict)
     issuer = _typed(health, "issuer", "health.issuer", dict)
     attestation = Attestation(
-        id=_uuid(_typed(claims, CTI, "cti", bytes), "cti"),
+        id=_uuid7(_typed(claims, CTI, "cti", bytes), "cti"),
         province=_province(_typed(claims, ISS, "iss", str)),
         token=_token(_typed(claims, SUB, "sub", str)),
         fact=fact_from_claim(health),
@@ -188,7 +188,7 @@ def decode(payload: bytes) -> Attestation:
         issued_at=_time(claims, IAT, "iat"),
         expires_at=_time(claims, EXP, "exp"),
         data_as_of=_time(health, "data_as_of", "health.data_as_of"),
-        supersedes=_uuid(_typed(health, "supersedes", "health.supersedes", bytes), "supersedes")
+        supersedes=_uuid7(_typed(health, "supersedes", "health.supersedes", bytes), "supersedes")
         if "supersedes" in health
         else None,
     )
@@ -240,10 +240,10 @@ def _time(claims: dict[Any, Any], label: int | str, name: str) -> datetime:
         raise MalformedObjectError(str(error), field=name) from None
 
 
-def _uuid(value: bytes, name: str) -> UUID:
-    if len(value) != 16:
-        raise MalformedObjectError("not 16 bytes", field=name)
-    return UUID(bytes=value)
+def _uuid7(value: bytes, name: str) -> UUID:
+    if len(value) != 16 or (identifier := UUID(bytes=value)).version != 7:
+        raise MalformedObjectError("not a UUIDv7", field=name)
+    return identifier
 
 
 def _province(code: str) -> str:

@@ -7,6 +7,7 @@ against the trust list, whatever the view beside them says.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ from exchange.v1 import attestation_service_pb2, recognition_service_pb2, types_
 __all__ = ["Client", "Document", "Item", "NewAttestation", "Purpose", "UnreachableError"]
 
 _SERVICE = "/tongxing.v1."
+_READ_AHEAD = 64
 Document = types_pb2.IdentityDocument
 Purpose = recognition_service_pb2.Purpose
 DecisionMessage = recognition_service_pb2.Decision
@@ -129,7 +131,9 @@ class Client:
             request,
             attestation_service_pb2.PublishAttestationResponse,
         )
-        return self._verified(answer.attestation), answer.already_published
+        return self._verified(answer.attestation, attestation.attestation_id), (
+            answer.already_published
+        )
 
     async def publish_all(
         self, attestations: Iterable[tuple[int, NewAttestation]]
@@ -149,8 +153,10 @@ class Client:
         source = iter(attestations)
 
         async def requests() -> AsyncIterator[pb.PublishAttestationsRequest]:
-            while (pair := await asyncio.to_thread(next, source, None)) is not None:
-                yield pb.PublishAttestationsRequest(index=pair[0], attestation=pair[1])
+            # Reading may wait for a disk: in a thread, and some at a time, for a thread costs.
+            while chunk := await asyncio.to_thread(list, itertools.islice(source, _READ_AHEAD)):
+                for index, attestation in chunk:
+                    yield pb.PublishAttestationsRequest(index=index, attestation=attestation)
 
         try:
             async for answer in method(requests()):
@@ -185,7 +191,7 @@ class Client:
             attestation_service_pb2.GetAttestationRequest(attestation_id=str(attestation_id)),
             attestation_service_pb2.GetAttestationResponse,
         )
-        return self._verified(answer.attestation)
+        return self._verified(answer.attestation, str(attestation_id))
 
     async def recognize(self, document: Document, purpose: Purpose) -> DecisionMessage:
         """The province's decision on one holder; its accepted evidence is verified here too."""
@@ -247,11 +253,13 @@ class Client:
             raise BadSignatureError("recognised without verifiable evidence", field="decision")
         return decision
 
-    def _verified(self, view: types_pb2.Attestation) -> Attestation:
+    def _verified(self, view: types_pb2.Attestation, asked_for: str = "") -> Attestation:
         attestation = self._verifier.verify(view.signed, self._trust(), self._clock())
         view.DiscardUnknownFields()
         if view != views.attestation_to_proto(view.signed, attestation):
             raise BadSignatureError("the view is not what was signed", field="attestation")
+        if asked_for and asked_for.lower() != str(attestation.id):
+            raise BadSignatureError("another attestation than was asked for", field="attestation")
         return attestation
 
 

@@ -187,8 +187,10 @@ class FactField:
 
 
 # AIP-142 wants `_time` in proto; rules read better with `_at`.
-_PROTO_NAMES = {"sampled_at": "sample_time", "result_at": "result_time"} | {
-    "confirmed_at": "confirm_time"
+_PROTO_NAMES = {
+    "sampled_at": "sample_time",
+    "result_at": "result_time",
+    "confirmed_at": "confirm_time",
 }
 
 

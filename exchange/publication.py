@@ -71,7 +71,9 @@ def draft(
         issued_at=now.replace(microsecond=0),
         expires_at=_expiry(message, fact, now, field),
         data_as_of=_data_as_of(message, fact, now, field),
-        supersedes=UUID(message.supersedes) if message.supersedes else None,
+        supersedes=_uuid7(message.supersedes, f"{field}.supersedes")
+        if message.supersedes
+        else None,
     )
 
 

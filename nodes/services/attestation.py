@@ -178,6 +178,12 @@ class AttestationService:
                 field="attestation.supersedes",
                 remedy="correct another holder's by revoking it",
             )
+        if old.expires > attestation.expires_at.timestamp():
+            raise InvalidFieldError(
+                "outlives its correction, and would count again after it",
+                field="attestation.supersedes",
+                remedy="publish the correction with the same expire_time, and revoke the old one",
+            )
 
     async def revoke_attestation(
         self, request: pb.RevokeAttestationRequest, call: Call

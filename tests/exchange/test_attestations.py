@@ -13,7 +13,7 @@ from cwt import COSE, COSEKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchange import attestations, cose
+from exchange import attestations, cbor, cose
 from exchange.attestations import CLOCK_SKEW, LIFE, AttestationVerifier, check_colour
 from exchange.cose import ObjectType
 from exchange.errors import (
@@ -55,11 +55,11 @@ def refused(
 
 
 def claims_of(world: Any, **changes: Any) -> dict[Any, Any]:
-    return cose.decode_claims(attestations.encode(world.attestation(**changes)))
+    return cbor.decode_map(attestations.encode(world.attestation(**changes)))
 
 
 def decode(claims: dict[Any, Any]) -> attestations.Attestation:
-    return attestations.decode(cose.encode(claims))
+    return attestations.decode(cbor.encode(claims))
 
 
 # Signing and reading.
@@ -115,7 +115,7 @@ def test_cwt_verifies_our_attestations_and_reads_the_same_claims(
         "issuer": {"credit_code": world.lab.credit_code, "name": world.lab.name},
     }
     assert claims[-70002]["name"] == "胡*君"
-    assert claims == cose.decode_claims(attestations.encode(attestation))
+    assert claims == cbor.decode_map(attestations.encode(attestation))
 
 
 @classical
@@ -320,7 +320,7 @@ def test_mutated_claims_are_refused_by_name_and_never_crash(
             inner[name] = data.draw(EXTREMES | CBOR)
         else:
             inner.pop(name, None)
-    payload = cose.encode(claims)
+    payload = cbor.encode(claims)
     with contextlib.suppress(MalformedObjectError, UnexplainedColourError):
         read = attestations.decode(payload)
         assert attestations.decode(attestations.encode(read)) == read
@@ -352,7 +352,7 @@ def test_a_truncated_object_is_refused(world: Any) -> None:
 
 
 def test_an_oversized_object_is_refused(world: Any) -> None:
-    words = "因" * (cose.MAX_OBJECT_BYTES // 3)
+    words = "因" * (cbor.MAX_BYTES // 3)
     fact = replace(world.status("RED"), reason=words)
     refused(MalformedObjectError, "", world.signed, fact)
     refused(MalformedObjectError, "", verifying, world, world.signed() + bytes(64 * 1024))

@@ -16,16 +16,8 @@ from cwt import COSE, COSEKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchange.cose import (
-    MAX_OBJECT_BYTES,
-    ObjectType,
-    Sign1,
-    decode_claims,
-    encode,
-    parse,
-    sign,
-    verify,
-)
+from exchange.cbor import MAX_BYTES, decode_map, encode
+from exchange.cose import ObjectType, Sign1, parse, sign, verify
 from exchange.errors import (
     BadSignatureError,
     InvalidFieldError,
@@ -88,7 +80,7 @@ def header(**changes: Any) -> dict[Any, Any]:
 def read(data: bytes, typ: ObjectType = TYP, *keys: PublicKey) -> dict[Any, Any]:
     message = parse(data, typ)
     verify(message, keys or (KEY.public,))
-    return decode_claims(message.payload)
+    return decode_map(message.payload)
 
 
 def refused(data: bytes, match: str) -> None:
@@ -108,7 +100,7 @@ def test_what_is_signed_is_read_again(algorithm: Algorithm, typ: ObjectType) -> 
     message = parse(signed, typ)
     assert (message.algorithm, message.kid, message.payload) == (algorithm, key.public.kid, PAYLOAD)
     assert verify(message, [key.public]) is key.public
-    assert decode_claims(message.payload) == CLAIMS
+    assert decode_map(message.payload) == CLAIMS
 
 
 @classical
@@ -167,7 +159,7 @@ def test_unknown_parameters_that_are_not_critical_are_ignored() -> None:
 
 
 def test_a_payload_too_large_to_be_read_is_not_signed() -> None:
-    room = MAX_OBJECT_BYTES - len(sign(bytes(60_000), KEY, TYP)) + 60_000
+    room = MAX_BYTES - len(sign(bytes(60_000), KEY, TYP)) + 60_000
     parse(sign(bytes(room), KEY, TYP), TYP)
     with pytest.raises(MalformedObjectError, match="larger than 64 KiB"):
         sign(bytes(room + 1), KEY, TYP)
@@ -435,7 +427,7 @@ def test_every_flipped_bit_is_refused(algorithm: Algorithm) -> None:
 
 def walk_refused(payload: bytes, match: str | None = None) -> None:
     with pytest.raises(MalformedObjectError, match=match):
-        decode_claims(payload)
+        decode_map(payload)
 
 
 def test_claims_that_are_no_map_are_refused() -> None:
@@ -531,8 +523,8 @@ def test_a_length_beyond_the_data_is_refused(major: int, length: bytes) -> None:
 
 
 def test_more_than_16_levels_are_refused() -> None:
-    assert decode_claims(b"\xa1\x01" * 15 + b"\xa0")
-    assert decode_claims(b"\xa1\x01" + b"\x81" * 14 + b"\x80")
+    assert decode_map(b"\xa1\x01" * 15 + b"\xa0")
+    assert decode_map(b"\xa1\x01" + b"\x81" * 14 + b"\x80")
     walk_refused(b"\xa1\x01" * 16 + b"\xa0", "levels")
     walk_refused(b"\xa1\x01" + b"\x81" * 15 + b"\x80", "levels")
     walk_refused(b"\xa1\x01" + b"\x81" * 60_000, "levels")
@@ -542,26 +534,26 @@ def test_text_that_is_not_utf8_is_refused_without_being_shown() -> None:
     for text in (b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\x80", b"ok\x80"):
         walk_refused(b"\xa1\x01" + head(3, len(text)) + text, "UTF-8")
     with pytest.raises(MalformedObjectError) as caught:
-        decode_claims(b"\xa1\x01\x69secret\xff\xff\xff")
+        decode_map(b"\xa1\x01\x69secret\xff\xff\xff")
     assert "secret" not in repr(caught.value)
     assert caught.value.__suppress_context__
 
 
 def test_claims_larger_than_64_kib_are_refused() -> None:
-    walk_refused(cbor2.dumps({1: bytes(MAX_OBJECT_BYTES)}), "64 KiB")
+    walk_refused(cbor2.dumps({1: bytes(MAX_BYTES)}), "64 KiB")
 
 
 def test_claims_need_not_be_in_their_shortest_form() -> None:
-    assert decode_claims(b"\xb8\x01\x19\x00\x01\x5b" + bytes(7) + b"\x01x") == {1: b"x"}
-    assert decode_claims(b"\xa2\x02\x02\x01\x01") == {1: 1, 2: 2}
+    assert decode_map(b"\xb8\x01\x19\x00\x01\x5b" + bytes(7) + b"\x01x") == {1: b"x"}
+    assert decode_map(b"\xa2\x02\x02\x01\x01") == {1: 1, 2: 2}
 
 
 @pytest.mark.parametrize("layout", ["e", "f", "d"])
 def test_floats_of_every_width_are_read(layout: str) -> None:
     first = {"e": b"\xf9", "f": b"\xfa", "d": b"\xfb"}[layout]
     for value in (0.0, -1.5, math.inf, -math.inf):
-        assert decode_claims(b"\xa1\x01" + first + struct.pack(f">{layout}", value)) == {1: value}
-    assert math.isnan(decode_claims(b"\xa1\x01" + first + struct.pack(f">{layout}", math.nan))[1])
+        assert decode_map(b"\xa1\x01" + first + struct.pack(f">{layout}", value)) == {1: value}
+    assert math.isnan(decode_map(b"\xa1\x01" + first + struct.pack(f">{layout}", math.nan))[1])
 
 
 # Deterministic encoding.
@@ -663,20 +655,20 @@ claim_sets = st.dictionaries(labels, values, max_size=6)
 @given(claim_sets)
 def test_claims_come_back_and_as_cbor2_reads_them(claims: dict[Any, Any]) -> None:
     written = encode(claims)
-    assert decode_claims(written) == claims
+    assert decode_map(written) == claims
     assert cbor2.loads(written) == claims
-    assert encode(decode_claims(written)) == written
+    assert encode(decode_map(written)) == written
 
 
 @given(claim_sets)
 def test_what_cbor2_writes_is_read(claims: dict[Any, Any]) -> None:
     for canonical in (False, True):
-        assert decode_claims(cbor2.dumps(claims, canonical=canonical)) == claims
+        assert decode_map(cbor2.dumps(claims, canonical=canonical)) == claims
 
 
 @given(claim_sets)
 def test_keys_are_strictly_ascending_bytes(claims: dict[Any, Any]) -> None:
-    keys = [encode(key) for key in decode_claims(encode(claims))]
+    keys = [encode(key) for key in decode_map(encode(claims))]
     assert keys == sorted(set(keys))
 
 
@@ -696,7 +688,7 @@ def test_arbitrary_bytes_raise_only_the_named_error(data: bytes) -> None:
     assert tried(data) is None
     assert tried(b"\xd2\x84" + data) is None
     with contextlib.suppress(MalformedObjectError):
-        decode_claims(data)
+        decode_map(data)
 
 
 @given(st.binary(max_size=64))
@@ -741,7 +733,7 @@ def test_a_mutated_object_never_verifies_with_other_content(
 @settings(max_examples=500)
 def test_mutated_claims_raise_only_the_named_error(at: int, insert: bytes, cut: int) -> None:
     with contextlib.suppress(MalformedObjectError):
-        decode_claims(PAYLOAD[:at] + insert + PAYLOAD[at + cut :])
+        decode_map(PAYLOAD[:at] + insert + PAYLOAD[at + cut :])
 
 
 def test_headers_are_remembered_within_bounds() -> None:

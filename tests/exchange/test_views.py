@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange import attestations, cose, views
+from exchange import attestations, cbor, cose, views
 from exchange.attestations import AttestationVerifier
 from exchange.client import Client
 from exchange.errors import BadSignatureError, InvalidFieldError, TongxingError, UnknownIssuerError
@@ -296,10 +296,10 @@ def test_what_a_later_node_adds_is_taken_out_and_the_rest_believed(
     client: Client, world: Any
 ) -> None:
     later = bytes([0xFA, 0x06, 1, 65])  # field 111
-    claims = cose.decode_claims(attestations.encode(world.attestation()))
+    claims = cbor.decode_map(attestations.encode(world.attestation()))
     claims[-70001]["method"] = "RT-PCR"
     typ = cose.ObjectType.ATTESTATION
-    signed = cose.sign(cose.encode(claims), world.keys[SICHUAN], typ)
+    signed = cose.sign(cbor.encode(claims), world.keys[SICHUAN], typ)
     decision = views.decision_to_proto(decide(world, Reply(SICHUAN, [signed])))
     view = decision.evidence[0].attestation
     view.MergeFromString(later)

