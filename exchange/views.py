@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from exchange.attestations import Attestation
 from exchange.errors import InvalidFieldError
 from exchange.facts import FACTS, Colour, Fact, Kind, fact_fields
-from exchange.recognition import Decision
+from exchange.recognition import Decision, RuleVerdict
 from exchange.texts import Text
 from exchange.v1 import recognition_service_pb2 as recognition_pb
 from exchange.v1 import types_pb2
@@ -131,17 +131,7 @@ def decision_to_proto(decision: Decision) -> recognition_pb.Decision:
         colour=_colour(decision.colour),
         verdict=f"VERDICT_{decision.verdict.value}",
         reason=_text(decision.reason),
-        rules=[
-            pb.RuleVerdict(
-                rule_id=said.rule.id,
-                colour=_colour(said.rule.colour),
-                satisfied=bool(said.satisfied_by),
-                attestation_ids=[str(id_) for id_ in said.satisfied_by],
-                reason=_text(said.rule.reason),
-                failed=said.failed,
-            )
-            for said in decision.rules
-        ],
+        rules=[_said(said) for said in decision.rules],
         evidence=[
             pb.Evidence(
                 attestation=attestation_to_proto(piece.signed, piece.attestation),
@@ -161,6 +151,19 @@ def decision_to_proto(decision: Decision) -> recognition_pb.Decision:
         province=decision.province,
         trust_version=decision.trust_version,
         decide_time=time_to_proto(decision.decided_at),
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _said(said: RuleVerdict) -> recognition_pb.RuleVerdict:
+    """What one rule said: mostly the same, holder after holder. To be copied, never changed."""
+    return recognition_pb.RuleVerdict(
+        rule_id=said.rule.id,
+        colour=_colour(said.rule.colour),
+        satisfied=bool(said.satisfied_by),
+        attestation_ids=[str(id_) for id_ in said.satisfied_by],
+        reason=_text(said.rule.reason),
+        failed=said.failed,
     )
 
 

@@ -73,7 +73,12 @@ class TrustKeeper:
         """
         seen = self._fingerprint()
         trust = await asyncio.to_thread(self._load)
-        self._rules = RuleBook(trust.profile(self._province).rules)
+        try:
+            profile = trust.profile(self._province)
+        except TongxingError as error:
+            error.field = "trust.metadata"
+            raise
+        self._rules = RuleBook(profile.rules)
         self._trust, self._seen = trust, seen
         for province, why in trust.unusable.items():
             log.error("trust.province_unusable", province=province, why=why)

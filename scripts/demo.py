@@ -79,7 +79,9 @@ def nucleic_acid_test(document: Document, sampled_at: datetime) -> NewAttestatio
     """A negative test of the holder."""
     when = {"seconds": int(sampled_at.timestamp())}
     return NewAttestation(
-        attestation_id=str(uuid7(sampled_at)),
+        attestation_id=str(
+            files.uuid7(int(sampled_at.timestamp() * 1000), secrets.token_bytes(10))
+        ),
         document=document,
         holder_name="胡小君",
         fact=types_pb2.Fact(
@@ -89,14 +91,6 @@ def nucleic_acid_test(document: Document, sampled_at: datetime) -> NewAttestatio
         ),
         issuer=types_pb2.Issuer(credit_code=ISSUER_CREDIT_CODE, name=ISSUER_NAME),
     )
-
-
-def uuid7(at: datetime) -> str:
-    """A UUIDv7 (RFC 9562 §5.7)."""
-    value = int(at.timestamp() * 1000) << 80 | 0x7 << 76 | secrets.randbits(12) << 64
-    value |= 0b10 << 62 | secrets.randbits(62)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def write_travellers(path: Path, now: datetime) -> None:

@@ -7,6 +7,7 @@ wrapped handler does is the same for all: who calls, may they, read, check, serv
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -315,10 +316,14 @@ def _admitted(handler: Any, identify: Callable[[Context], Identity]) -> Handler:
     if handler.response_streaming:
         serve = handler.stream_stream or handler.unary_stream
 
-        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def stream(request: Any, context: Context) -> None:
             await admit(context)
-            async for answer in serve(request, context):
-                yield answer
+            answers = serve(request, context)
+            if inspect.isawaitable(answers):  # Health.Watch, which writes by itself
+                await answers
+            else:
+                async for answer in answers:
+                    await context.write(answer)
 
         make = (
             grpc.stream_stream_rpc_method_handler

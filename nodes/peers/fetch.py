@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,32 +117,27 @@ class Peers:
             for at in range(0, len(tokens), MOST_TOKENS)
         ]
         metadata = (("x-request-id", call.request_id),)
-        asked = list(self._peers.values())
-        answers = await asyncio.gather(
-            *(self._ask(peer, requests, metadata, budget, len(tokens)) for peer in asked)
-        )
+        # A call runs from when it is made: all of them at once, without a task for each.
+        asked = [
+            (peer, [peer.fetch(r, timeout=budget, metadata=metadata) for r in requests])
+            for peer in self._peers.values()
+        ]
         replies: dict[str, Reply | list[list[bytes]]] = {
             code: Reply(code, None)
             for code in (*trust.profiles, *trust.unusable)
             if code != self._province
         }
-        for peer, answer in zip(asked, answers, strict=True):
-            replies[peer.profile.province] = answer
+        for peer, calls in asked:
+            replies[peer.profile.province] = await self._answer(peer, calls, len(tokens))
         return replies
 
-    async def _ask(
-        self,
-        peer: _Peer,
-        requests: Sequence[bytes],
-        metadata: tuple[tuple[str, str], ...],
-        budget: float,
-        expected: int,
+    @staticmethod
+    async def _answer(
+        peer: _Peer, calls: Sequence[Awaitable[bytes]], expected: int
     ) -> Reply | list[list[bytes]]:
         code = peer.profile.province
         try:
-            answers: list[bytes] = await asyncio.gather(
-                *(peer.fetch(r, timeout=budget, metadata=metadata) for r in requests)
-            )
+            answers = [await call for call in calls]
         except grpc.aio.AioRpcError as error:
             if peer.up:
                 peer.up = False

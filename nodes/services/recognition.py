@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import structlog
@@ -95,7 +95,7 @@ class RecognitionService:
         )
         # Taken after the waiting: a key revoked meanwhile is revoked.
         trust, now = self._trust.current(), self._clock()
-        sent: Mapping[str, Reply | list[list[bytes]]] = {self._province: own, **others}
+        sent = sorted({self._province: own, **others}.items())
         decisions = []
         for index, group in enumerate(tokens):
             if index % _BREATH == _BREATH - 1:
@@ -109,7 +109,7 @@ class RecognitionService:
                         else Reply(
                             code, [r for records in reply[at : at + len(group)] for r in records]
                         )
-                        for code, reply in sorted(sent.items())
+                        for code, reply in sent
                     ],
                     tokens=group,
                     province=self._province,

@@ -21,6 +21,7 @@ from scripts.bench.measure import Figure
 _ALONE = (HOME,)
 _THREE = ("440000", HOME, "310000")
 """The first is asked, the second has the evidence, the third has none."""
+_WORDS = {"case", "unit", "to", "aim"}
 
 
 class Bench:
@@ -84,20 +85,26 @@ def main() -> int:
 
 
 def _table(figures: list[Figure]) -> Table:
-    table = Table("case", "value", "unit", "peer's", "ratio", "spread", "aim", "peer")
+    table = Table(box=None)
+    for name in ("case", "value", "unit", "ratio", "to", "its value", "spread", "aim"):
+        table.add_column(name, no_wrap=True, justify="left" if name in _WORDS else "right")
     for figure in figures:
-        aim = ", ".join(f"{name} ≥ {least:,.4g}" for name, least in (figure.aim or {}).items())
+        aim = ", ".join(f"{name} ≥ {_number(least)}" for name, least in (figure.aim or {}).items())
         table.add_row(
             figure.case,
-            f"{figure.value:,.4g}" if figure.value < 1000 else f"{figure.value:,.0f}",
+            _number(figure.value),
             figure.unit,
-            "" if figure.peer_value is None else f"{figure.peer_value:,.5g}",
             "" if figure.ratio is None else f"{figure.ratio:.2f}",
-            f"{figure.spread:.0%}",
-            aim if figure.reached is not False else f"[red]{aim}",
             figure.peer or "",
+            "" if figure.peer_value is None else _number(figure.peer_value),
+            f"{figure.spread:.0%}",
+            f"[red]{aim}[/]" if figure.reached is False else aim,
         )
     return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

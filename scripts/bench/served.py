@@ -20,7 +20,7 @@ _RECOGNIZE = "/tongxing.v1.RecognitionService/Recognize"
 _BATCH_RECOGNIZE = "/tongxing.v1.RecognitionService/BatchRecognize"
 _TRAIN = 588
 _STREAM = 2048
-_ECHO = "bare grpc.aio echo of as many bytes"
+_ECHO = "echo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def batch(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figu
         lambda: _load(field, many, [train], seconds, field.pids, items=_TRAIN, in_flight=1),
         lambda: _load(field, single, one_by_one, seconds, field.pids),
     )
-    yield from _figures(case, "holders/s", ours, theirs, "Recognize one by one", None)
+    yield from _figures(case, "holders/s", ours, theirs, "one by one", None)
 
 
 def publish(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figure]:
@@ -117,7 +117,7 @@ def publish(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Fi
 
     ours, signatures = interleave(rounds, published, lambda: per_second(signed, seconds / 2))
     theirs = [_Round(rate, (1e6 / rate,)) for rate in signatures]
-    yield from _figures(case, "items/s", ours, theirs, "bare ES256 signing", {"ratio": 0.5})
+    yield from _figures(case, "items/s", ours, theirs, "signing", {"ratio": 0.5})
 
 
 def _recognitions(field: Field) -> list[bytes]:

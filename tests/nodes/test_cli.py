@@ -874,7 +874,7 @@ def test_a_file_broken_off_by_a_killed_node_is_completed_by_a_second_run(tmp_pat
         assert "run the same command again" in one_line(said)
         broken = json.loads(printed)
         assert 0 < broken["published"] < count
-        assert broken["error"]["code"] == 14  # UNAVAILABLE
+        assert broken["error"]["code"] == 14, broken["error"]  # UNAVAILABLE
 
         exchange.start()
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -28,6 +29,17 @@ from nodes.trial import TrialExchange, wait_until
 
 CHECK = Purpose.PURPOSE_ENTRY_CHECK
 STREAM = "/tongxing.v1.AttestationService/PublishAttestations"
+
+START = """
+import os, sys
+config, environment, log = given
+os.environ |= environment
+file = os.open(log, os.O_WRONLY | os.O_CREAT)
+os.dup2(file, 1)
+os.dup2(file, 2)
+from nodes import cli
+sys.exit(cli.run(["node", "run", "--config", config]))
+"""
 
 
 def alive(pid):
@@ -113,6 +125,32 @@ def stage(lone):
         }
 
 
+@pytest.fixture(scope="module")
+def second(lone):
+    """A second node on the data of one that runs, which it waits for some seconds to end."""
+    lone.start()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    config = lone.directory / "510000" / "node.toml"
+    with subprocess.Popen(
+        [sys.executable, "-m", "nodes.cli", "node", "run", "--config", config],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TONGXING_LISTEN": address},
+    ) as process:
+        yield process, valkey_pid(lone, "510000")
+        process.kill()
+
+
+@pytest.fixture
+def stopped(lone):
+    """The exchange of Sichuan alone, stopped before the test and after it."""
+    lone.stop()
+    yield lone
+    lone.stop()
+
+
 REFUSED = {
     "a certificate that is missing": ("IDENTITY__CERTIFICATE=no.pem", "identity.certificate"),
     "a TLS key that is missing": ("IDENTITY__KEY=no.pem", "identity.key"),
@@ -168,8 +206,8 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def starts(stage, tmp_path_factory):
-    """Every refused start, two at a time; each has its own data directory."""
+def starts(stage, second, tmp_path_factory):
+    """Every refused start at once; each has its own data directory."""
     home = stage["home"]
     made = tmp_path_factory.mktemp("refused")
 
@@ -188,37 +226,32 @@ def starts(stage, tmp_path_factory):
             if settings.get("SUBJECTS__KEYS"):
                 settings["SUBJECTS__KEYS"] = json.dumps([str(home / "node.pem")])
         environment = {f"TONGXING_{name}": value for name, value in settings.items()}
-        return config, os.environ | environment
+        return str(config), environment
 
-    async def run(limit, number, what):
-        config, environment = command(number, what)
-        async with limit:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "nodes.cli", "node", "run", "--config", config),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-            )
-            out, err = await asyncio.wait_for(process.communicate(), 60)
-            return process.returncode, out.decode(), err.decode()
-
-    async def run_all():
-        limit = asyncio.Semaphore(3)
-        return await asyncio.gather(
-            *(run(limit, number, what) for number, (what, _) in enumerate(REFUSED.values()))
-        )
-
-    return dict(zip(REFUSED, asyncio.run(run_all()), strict=True))
+    # A process each, forked from one that has imported the node: a start costs no second.
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["nodes.cli", "nodes.node", "nodes.cli.node", "uvloop"])
+    results = {}
+    for number, (case, (what, _)) in enumerate(REFUSED.items()):
+        log = made / f"{number}.log"
+        process = forks.Process(target=exec, args=(START, {"given": (*command(number, what), log)}))
+        process.start()
+        results[case] = process, log
+    yield results
+    for process, _ in results.values():
+        process.kill()
+        process.join()
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_node_does_not_start_with(starts, case):
     _, field = REFUSED[case]
-    code, out, err = starts[case]
+    process, log = starts[case]
+    process.join(60)
+    code, err = process.exitcode, log.read_text(encoding="utf-8")
     lines = err.splitlines()
     said = [line for line in lines if line.startswith("error (")]
     assert code == 1, err
-    assert out == ""
     assert len(said) == 1, err
     assert said == lines[-1:]
     assert field in said[0]
@@ -226,34 +259,22 @@ def test_a_node_does_not_start_with(starts, case):
     assert "node.serving" not in err
 
 
-def test_a_second_node_on_the_same_data_does_not_start(lone, tmp_path):
-    lone.start()
-    before = valkey_pid(lone, "510000")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    second = subprocess.run(
-        [
-            *(sys.executable, "-m", "nodes.cli", "node", "run"),
-            *("--config", lone.directory / "510000" / "node.toml"),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"TONGXING_LISTEN": address},
-    )
-    assert second.returncode == 1
-    assert "another node runs on the store's directory" in second.stderr.splitlines()[-1]
-    assert "Traceback" not in second.stderr
-    assert valkey_pid(lone, "510000") == before
+def test_a_second_node_on_the_same_data_does_not_start(lone, second):
+    process, valkey = second
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "another node runs on the store's directory" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert valkey_pid(lone, "510000") == valkey
+    assert lone.log("510000").read_text().count("node.serving") == 1
     lone.stop()
 
 
-async def test_sigterm_lets_running_calls_finish_and_leaves_nothing_behind(lone, people):
+async def test_sigterm_lets_running_calls_finish_and_leaves_nothing_behind(stopped, people):
     said = [people.tested() for _ in range(40)]
-    await asyncio.to_thread(lone.start)
-    pid, valkey = lone.pid("510000"), valkey_pid(lone, "510000")
-    async with lone.client("510000", "issuer") as issuer, lone.client("510000", "app") as app:
+    await asyncio.to_thread(stopped.start)
+    pid, valkey = stopped.pid("510000"), valkey_pid(stopped, "510000")
+    async with stopped.client("510000", "issuer") as issuer, stopped.client("510000", "app") as app:
         watch = app._channel.unary_stream(
             "/grpc.health.v1.Health/Watch",
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
@@ -270,7 +291,7 @@ async def test_sigterm_lets_running_calls_finish_and_leaves_nothing_behind(lone,
             await stream.write(pb.PublishAttestationsRequest(index=index, attestation=message))
             answers.append(await stream.read())
             if index == 10:
-                lone.signal("510000", signal.SIGTERM)
+                stopped.signal("510000", signal.SIGTERM)
                 # Where the node says so it takes no new calls, and this one goes on.
                 assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
                 watch.cancel()
@@ -278,36 +299,36 @@ async def test_sigterm_lets_running_calls_finish_and_leaves_nothing_behind(lone,
         assert await stream.read() is grpc.aio.EOF
         assert await stream.code() is grpc.StatusCode.OK
         assert all(answer.status.code == 0 for answer in answers)
-    assert await asyncio.to_thread(lone.exit_code, "510000") == 0
+    assert await asyncio.to_thread(stopped.exit_code, "510000") == 0
     assert not alive(pid)
     assert not alive(valkey)
-    assert "node.stopped" in lone.log("510000").read_text()
-    await asyncio.to_thread(lone.start)
-    async with lone.client("510000", "app") as app:
+    assert "node.stopped" in stopped.log("510000").read_text()
+    await asyncio.to_thread(stopped.start)
+    async with stopped.client("510000", "app") as app:
         for decision in await app.recognize_all([each.document for each in said], CHECK):
             assert decision.outcome == recognition.OUTCOME_RECOGNIZED
-    await asyncio.to_thread(lone.stop)
+    await asyncio.to_thread(stopped.stop)
 
 
-async def test_a_stream_that_never_ends_does_not_keep_a_node_from_stopping(lone):
-    await asyncio.to_thread(lone.start, environment={"TONGXING_DRAIN_SECONDS": "0.5"})
-    async with lone.client("510000", "issuer") as issuer:
+async def test_a_stream_that_never_ends_does_not_keep_a_node_from_stopping(stopped):
+    await asyncio.to_thread(stopped.start, environment={"TONGXING_DRAIN_SECONDS": "0.5"})
+    async with stopped.client("510000", "issuer") as issuer:
         stream = issuer._channel.stream_stream(STREAM)()
         await stream.write(pb.PublishAttestationsRequest(index=1).SerializeToString())
         await stream.read()
-        lone.signal("510000", signal.SIGTERM)
-        assert await asyncio.to_thread(lone.exit_code, "510000") == 0
+        stopped.signal("510000", signal.SIGTERM)
+        assert await asyncio.to_thread(stopped.exit_code, "510000") == 0
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await stream.read()
             await stream.code()
             raise asyncio.CancelledError
-    assert "Traceback" not in lone.log("510000").read_text()
+    assert "Traceback" not in stopped.log("510000").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_node_without_calls_stops_at_once(lone, number):
-    lone.start()
-    lone.signal("510000", number)
+def test_a_node_without_calls_stops_at_once(stopped, number):
+    stopped.start()
+    stopped.signal("510000", number)
     began = time.monotonic()
-    assert lone.exit_code("510000") == 0
+    assert stopped.exit_code("510000") == 0
     assert time.monotonic() - began < 15, "it waited out its drain time"

@@ -1,0 +1,331 @@
+"""Peers that are silent, dead, lying or somebody else: a wrong green never comes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+import redis
+
+from exchange import attestations, cose, publication
+from exchange.client import Purpose
+from exchange.keys import Algorithm, PrivateKey, PublicKey
+from exchange.v1 import recognition_service_pb2 as recognition
+from exchange.v1 import types_pb2
+from nodes.trial import TrialExchange
+
+CHECK = Purpose.PURPOSE_ENTRY_CHECK
+GREEN = ("RECOGNIZED", "GREEN", "ACCEPTED")
+SILENT = ("INDETERMINATE", "UNSPECIFIED", "UNAVAILABLE")
+RED = ("NOT_RECOGNIZED", "RED", "NOT_RECOGNIZED_BY_RULE")
+
+
+def summary(decision):
+    return (
+        recognition.Outcome.Name(decision.outcome).removeprefix("OUTCOME_"),
+        types_pb2.Colour.Name(decision.colour).removeprefix("COLOUR_"),
+        recognition.Verdict.Name(decision.verdict).removeprefix("VERDICT_"),
+    )
+
+
+def states(decision):
+    return {
+        answer.province: recognition.AnswerState.Name(answer.state).removeprefix("ANSWER_STATE_")
+        for answer in decision.answers
+    }
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory, invented, no_traces):
+    trial = TrialExchange(
+        tmp_path_factory.mktemp("peers"),
+        ("510000", "440000", "310000"),
+        issuers={"510000": (invented.ISSUER_CREDIT_CODE,)},
+    )
+    with trial:
+        trial.start(environment={"TONGXING_LOG__LEVEL": "debug"})
+        yield trial
+    no_traces(trial)
+
+
+@pytest.fixture
+async def gate(exchange):
+    """Guangdong's app."""
+    async with exchange.client("440000", "app") as app:
+        yield app
+
+
+@pytest.fixture
+async def published(exchange, people):
+    """Publishes in Sichuan."""
+    async with exchange.client("510000", "issuer") as issuer:
+
+        async def publish(*messages):
+            for message in messages:
+                await issuer.publish(message)
+            return messages[0]
+
+        yield publish
+
+
+@contextlib.contextmanager
+def stopped(exchange, province):
+    exchange.signal(province, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        exchange.signal(province, signal.SIGCONT)
+
+
+async def until(gate, document, expected, seconds=20):
+    """Ask again until the decision is as expected."""
+    async with asyncio.timeout(seconds):
+        while summary(decision := await gate.recognize(document, CHECK)) != expected:
+            assert summary(decision) in (SILENT, expected)
+            await asyncio.sleep(0.05)
+    return decision
+
+
+async def test_a_silent_peer_makes_a_green_indeterminate_and_never_an_error(
+    exchange, people, gate, published
+):
+    message = await published(people.tested())
+    await until(gate, message.document, GREEN)
+    with stopped(exchange, "310000"):
+        decision = await gate.recognize(message.document, CHECK)
+        assert summary(decision) == SILENT
+        assert states(decision) == {
+            "510000": "ANSWERED",
+            "440000": "NO_RECORD",
+            "310000": "UNREACHABLE",
+        }
+        assert "上海" in decision.reason.zh
+        many = await gate.recognize_all([message.document] * 50, CHECK)
+        assert {summary(each) for each in many} == {SILENT}
+    await until(gate, message.document, GREEN)
+
+
+async def test_a_silent_home_province_is_named(exchange, people, gate, published):
+    message = await published(people.tested())
+    with stopped(exchange, "510000"):
+        decision = await gate.recognize(message.document, CHECK)
+        assert summary(decision) == SILENT
+        assert states(decision)["510000"] == "UNREACHABLE"
+        nobody = await gate.recognize(people.document(), CHECK)
+        assert summary(nobody) == SILENT
+    await until(gate, message.document, GREEN)
+
+
+async def test_a_red_at_hand_stands_whoever_is_silent(exchange, people, gate, published):
+    message = await published(people.coloured("RED"))
+    await until(gate, message.document, RED)
+    with stopped(exchange, "310000"):
+        decision = await gate.recognize(message.document, CHECK)
+    assert summary(decision) == RED
+    assert states(decision)["310000"] == "UNREACHABLE"
+    assert decision.reason.zh == "来源地赋红码"
+
+
+async def test_a_killed_peer_is_asked_again_when_it_is_back(exchange, people, gate, published):
+    message = await published(people.tested())
+    await until(gate, message.document, GREEN)
+    asker = exchange.pid("440000")
+    exchange.kill("510000")
+    decision = await gate.recognize(message.document, CHECK)
+    assert summary(decision) == SILENT
+    assert states(decision)["510000"] == "UNREACHABLE"
+    await asyncio.to_thread(exchange.start, "510000")
+    await until(gate, message.document, GREEN)
+    assert exchange.pid("440000") == asker
+
+
+async def test_something_else_at_a_peers_address_is_not_believed(
+    exchange, people, gate, published, tmp_path
+):
+    """Junk first, then a real node, of the wrong province."""
+    message = await published(people.tested())
+    exchange.stop("310000")
+    host, _, port = exchange.addresses["310000"].partition(":")
+    with socket.create_server((host, int(port))) as server:
+
+        def talk():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" * 100)
+
+        talking = threading.Thread(target=talk)
+        talking.start()
+        for _ in range(3):
+            decision = await gate.recognize(message.document, CHECK)
+            assert summary(decision) == SILENT
+            assert states(decision)["310000"] == "UNREACHABLE"
+        server.shutdown(socket.SHUT_RDWR)
+        talking.join()
+    config = exchange.directory / "510000" / "node.toml"
+    settings = {"TONGXING_LISTEN": exchange.addresses["310000"], "TONGXING_DATA": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "nodes.cli", "node", "run", "--config", config],
+        stderr=subprocess.PIPE,
+        env=os.environ | settings,
+    ) as impostor:
+        said = b""
+        while b"node.serving" not in said:
+            said = await asyncio.to_thread(impostor.stderr.readline)
+            assert said, "it did not start"
+        for _ in range(3):
+            decision = await gate.recognize(message.document, CHECK)
+            assert summary(decision) == SILENT
+            assert states(decision)["310000"] == "UNREACHABLE"
+            await asyncio.sleep(0.5)
+        impostor.terminate()
+        impostor.stderr.read()
+    await asyncio.to_thread(exchange.start, "310000")
+    await until(gate, message.document, GREEN)
+
+
+@dataclasses.dataclass
+class Liar:
+    """Sichuan's node, which serves what is written into its store."""
+
+    exchange: object
+    people: object
+    epoch: object
+
+    def key(self):
+        path = self.exchange.directory / "510000" / "attestation-key.pem"
+        return PrivateKey.from_pem(path.read_bytes(), None)
+
+    def attestation(self, message):
+        return publication.draft(
+            message,
+            province="510000",
+            author=self.people.issuer.credit_code,
+            epoch=self.epoch,
+            now=datetime.now(UTC),
+        )
+
+    def signed(self, message, key=None, typ=cose.ObjectType.ATTESTATION):
+        payload = attestations.encode(self.attestation(message))
+        return cose.sign(payload, key or self.key(), typ)
+
+    def serve(self, message, *records):
+        """Put records where the holder's are."""
+        key = b"s:{%b}" % self.attestation(message).token
+        with redis.Redis(unix_socket_path=str(self.exchange.store("510000"))) as store:
+            for number, record in enumerate(records):
+                store.hset(key, UUID(int=number).bytes, record)
+
+
+@pytest.fixture
+def liar(exchange, people, epoch_key):
+    return Liar(exchange, people, epoch_key(exchange))
+
+
+class Pretender:
+    """A key that bears another's kid."""
+
+    def __init__(self, pretended: PublicKey) -> None:
+        self._key = PrivateKey.generate(Algorithm.ES256)
+        self.public = pretended
+
+    def sign(self, data):
+        return self._key.sign(data)
+
+
+def foreign(liar, message):
+    """A good attestation of Guangdong's key, in Sichuan's name."""
+    path = liar.exchange.directory / "440000" / "attestation-key.pem"
+    return liar.signed(message, PrivateKey.from_pem(path.read_bytes(), None))
+
+
+def relayed(liar, message):
+    """A good attestation that Guangdong itself might have published."""
+    path = liar.exchange.directory / "440000" / "attestation-key.pem"
+    attestation = dataclasses.replace(liar.attestation(message), province="440000")
+    return attestations.sign(attestation, PrivateKey.from_pem(path.read_bytes(), None))
+
+
+LIES = {
+    "forged under the right kid": (
+        lambda liar, message: liar.signed(message, Pretender(liar.key().public)),
+        "BAD_SIGNATURE",
+    ),
+    "signed by nobody known": (
+        lambda liar, message: liar.signed(message, PrivateKey.generate(Algorithm.ES256)),
+        "UNKNOWN_ISSUER",
+    ),
+    "signed by another province": (foreign, "BAD_SIGNATURE"),
+    "another province's own": (relayed, "UNKNOWN_ISSUER"),
+    "truncated": (lambda liar, message: liar.signed(message)[:-9], "BAD_SIGNATURE"),
+    "with a bit flipped": (
+        lambda liar, message: liar.signed(message)[:-1] + bytes([liar.signed(message)[-1] ^ 1]),
+        "BAD_SIGNATURE",
+    ),
+    "of another typ": (
+        lambda liar, message: liar.signed(message, typ=cose.ObjectType.HEALTH_CODE),
+        "BAD_SIGNATURE",
+    ),
+    "no object at all": (lambda _liar, _message: b"\xff" * 300, "BAD_SIGNATURE"),
+    "empty": (lambda _liar, _message: b"", "BAD_SIGNATURE"),
+    "larger than any": (lambda _liar, _message: b"\xd2\x84" + bytes(1 << 17), "BAD_SIGNATURE"),
+}
+
+
+@pytest.mark.parametrize("case", LIES)
+async def test_a_lie_of_a_peer_is_named_and_harms_no_other_traveller(
+    case, people, gate, published, liar
+):
+    make, verdict = LIES[case]
+    message, other = people.tested(), await published(people.tested())
+    liar.serve(message, make(liar, message))
+    decision, others = await gate.recognize_all([message.document, other.document], CHECK)
+    assert summary(decision) == ("NOT_RECOGNIZED", "UNSPECIFIED", verdict)
+    assert states(decision)["510000"] == "UNTRUSTED"
+    (piece,) = decision.evidence
+    assert recognition.Verdict.Name(piece.verdict) == f"VERDICT_{verdict}"
+    assert not piece.attestation.attestation_id
+    assert summary(others) == GREEN
+    assert states(others)["510000"] == "ANSWERED"
+
+
+async def test_another_persons_good_attestation_is_refused_and_not_passed_on(
+    people, gate, published, liar
+):
+    other = await published(people.tested())
+    message = people.tested()
+    signed = liar.signed(other)
+    liar.serve(message, signed)
+    decision = await gate.recognize(message.document, CHECK)
+    assert summary(decision) == ("NOT_RECOGNIZED", "UNSPECIFIED", "BAD_SIGNATURE")
+    assert states(decision)["510000"] == "UNTRUSTED"
+    assert signed not in decision.SerializeToString()
+    assert summary(await gate.recognize(other.document, CHECK)) == GREEN
+
+
+async def test_a_red_cannot_be_buried_under_many_greens(people, gate, liar):
+    red = people.coloured("RED")
+    greens = [people.tested(document=red.document) for _ in range(80)]
+    liar.serve(red, *(liar.signed(green) for green in greens), liar.signed(red))
+    decision = await gate.recognize(red.document, CHECK)
+    assert summary(decision) in (RED, SILENT)
+    assert states(decision)["510000"] == "UNTRUSTED"
+
+
+async def test_a_peer_that_sends_far_too_much_is_no_answer(people, gate, published, liar):
+    message, other = people.tested(), await published(people.tested())
+    liar.serve(message, *(bytes([200]) + os.urandom(60_000) for _ in range(400)))
+    decision = await gate.recognize(message.document, CHECK)
+    assert summary(decision) == SILENT
+    assert summary(await gate.recognize(other.document, CHECK)) == GREEN
