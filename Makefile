@@ -37,8 +37,8 @@ lint: $(STAMP)
 proto: $(STAMP)  ## write exchange/v1 anew from proto/
 	$(BIN)/python scripts/generate.py
 
-bench: $(STAMP)
-	$(BIN)/python -m scripts.bench
+bench: $(STAMP)  ## every figure beside its peer; one of them: make bench CASE=fetch
+	$(BIN)/python -m scripts.bench $(CASE)
 
 lock: pyproject.toml  ## pin anew: needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group dev pyproject.toml -o requirements.txt

@@ -271,7 +271,10 @@ def _error(error: grpc.aio.AioRpcError) -> TongxingError:
                 return status.from_status(status_pb2.Status.FromString(value))
             except DecodeError:
                 break
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+    code = grpc.StatusCode
+    # A node's own fault carries details; without them INTERNAL is how gRPC's core may report a
+    # stream that broke.
+    if error.code() in (code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.INTERNAL):
         return UnreachableError(
             f"the node does not answer: {error.details()}",
             remedy="is it running, and does it trust this certificate?",

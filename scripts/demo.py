@@ -137,8 +137,8 @@ async def recognise_train(app: Client, documents: list[Document]) -> bool:
     quantiles = statistics.quantiles(latencies, n=100)
     console.print(
         f"广东互认 Guangdong recognised [bold green]{outcomes['RECOGNIZED']}[/] "
-        f"of {len(documents)} by one BatchRecognize in {took * 1000:.0f} ms; one by one at the gate "
-        f"p50 {quantiles[49]:.1f} ms, p99 {quantiles[98]:.1f} ms"
+        f"of {len(documents)} by one BatchRecognize in {took * 1000:.0f} ms; "
+        f"one by one at the gate p50 {quantiles[49]:.1f} ms, p99 {quantiles[98]:.1f} ms"
     )
     kinds = Counter(
         piece.attestation.fact.WhichOneof("kind")

@@ -8,7 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class People:
         self.names: set[str] = set()
 
     def document(self) -> types.IdentityDocument:
-        born = datetime(1955, 1, 1) + timedelta(days=self._random.randrange(47 * 365))
+        born = date(1955, 1, 1) + timedelta(days=self._random.randrange(47 * 365))
         body = f"51990{self._random.randrange(1, 6)}{born:%Y%m%d}9{self._random.randrange(100):02}"
         number = body + mod_11_2(body)
         if number in self.numbers:

@@ -10,9 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from scripts.bench import bare, served
 from scripts.bench.field import HOME, Field
 from scripts.bench.load import Load
@@ -21,15 +18,12 @@ from scripts.bench.measure import Figure
 _ALONE = (HOME,)
 _THREE = ("440000", HOME, "310000")
 """The first is asked, the second has the evidence, the third has none."""
-_WORDS = {"case", "unit", "to", "aim"}
 
 
 class Bench:
     """The cases, by name, in the order in which they run."""
 
     def __init__(self, rounds: int, seconds: float, stack: contextlib.ExitStack) -> None:
-        self._rounds = rounds
-        self._seconds = seconds
         self._stack = stack
         self._load = functools.cache(lambda: stack.enter_context(Load()))
         self._fields: dict[tuple[str, ...], Field] = {}
@@ -59,6 +53,7 @@ class Bench:
             directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
             field = Field(directory / "exchange", self._load(), provinces, provinces[0])
             self._stack.callback(field.stop)
+            field.start()
             self._fields[provinces] = field
         return self._fields[provinces]
 
@@ -68,7 +63,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench")
     parser.add_argument("case", nargs="*", help="by name; all, where none is given")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each round")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     figures: list[Figure] = []
     with contextlib.ExitStack() as stack:
@@ -80,27 +75,32 @@ def main() -> int:
                 for figure in case(name):
                     print(figure, flush=True)
                     figures.append(figure)
-    Console(stderr=True).print(_table(figures))
+    print(_table(figures), file=sys.stderr)
     return 0
 
 
-def _table(figures: list[Figure]) -> Table:
-    table = Table(box=None)
-    for name in ("case", "value", "unit", "ratio", "to", "its value", "spread", "aim"):
-        table.add_column(name, no_wrap=True, justify="left" if name in _WORDS else "right")
+def _table(figures: list[Figure]) -> str:
+    rows = [("case", "value", "unit", "ratio", "to", "its value", "spread", "aim")]
     for figure in figures:
-        aim = ", ".join(f"{name} ≥ {_number(least)}" for name, least in (figure.aim or {}).items())
-        table.add_row(
-            figure.case,
-            _number(figure.value),
-            figure.unit,
-            "" if figure.ratio is None else f"{figure.ratio:.2f}",
-            figure.peer or "",
-            "" if figure.peer_value is None else _number(figure.peer_value),
-            f"{figure.spread:.0%}",
-            f"[red]{aim}[/]" if figure.reached is False else aim,
+        aims = [f"{name} ≥ {_number(least)}" for name, least in (figure.aim or {}).items()]
+        missed = " (missed)" if figure.reached is False else ""
+        rows.append(
+            (
+                figure.case,
+                _number(figure.value),
+                figure.unit,
+                "" if figure.ratio is None else f"{figure.ratio:.2f}",
+                figure.peer or "",
+                "" if figure.peer_value is None else _number(figure.peer_value),
+                f"{figure.spread:.0%}",
+                ", ".join(aims) + missed,
+            )
         )
-    return table
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def _number(value: float) -> str:

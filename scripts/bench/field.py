@@ -71,7 +71,7 @@ def _uuid7(now: datetime) -> str:
 
 
 class Field:
-    """A running exchange; ``provinces`` has Sichuan among them.
+    """An exchange; ``provinces`` has Sichuan among them.
 
     :param load: what calls it.
     :param asked: the province whose node the apps and the peers call.
@@ -81,10 +81,16 @@ class Field:
         self.load = load
         self.asked = asked
         self._exchange = TrialExchange(directory, provinces, issuers={HOME: (ISSUER.credit_code,)})
+
+    def start(self) -> None:
+        """Start the nodes."""
         self._exchange.start()
-        node = self._exchange.pid(asked)
-        self.pids = node, child_of(node)
+
+    @cached_property
+    def pids(self) -> tuple[int, int]:
         """The asked node's process, and its Valkey's."""
+        node = self._exchange.pid(self.asked)
+        return node, child_of(node)
 
     def stop(self) -> None:
         """Stop the nodes."""

@@ -8,7 +8,6 @@ import dataclasses
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
@@ -175,22 +174,24 @@ async def test_something_else_at_a_peers_address_is_not_believed(
         talking.join()
     config = exchange.directory / "510000" / "node.toml"
     settings = {"TONGXING_LISTEN": exchange.addresses["310000"], "TONGXING_DATA": str(tmp_path)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "nodes.cli", "node", "run", "--config", config],
-        stderr=subprocess.PIPE,
+    impostor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "nodes.cli", "node", "run", "--config", config),
+        stderr=asyncio.subprocess.PIPE,
         env=os.environ | settings,
-    ) as impostor:
+    )
+    try:
         said = b""
         while b"node.serving" not in said:
-            said = await asyncio.to_thread(impostor.stderr.readline)
+            said = await impostor.stderr.readline()
             assert said, "it did not start"
         for _ in range(3):
             decision = await gate.recognize(message.document, CHECK)
             assert summary(decision) == SILENT
             assert states(decision)["310000"] == "UNREACHABLE"
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # so that Guangdong tries the address again
+    finally:
         impostor.terminate()
-        impostor.stderr.read()
+        await impostor.communicate()
     await asyncio.to_thread(exchange.start, "310000")
     await until(gate, message.document, GREEN)
 

@@ -53,7 +53,7 @@ def rogue() -> Authority:
 @pytest.fixture(scope="session")
 def exchange(tmp_path_factory, invented, rogue, no_traces):
     """Sichuan, Guangdong and Shanghai, each a process; what they log is held against `people`."""
-    issuers = {code: (invented.ISSUER_CREDIT_CODE,) for code in PROVINCES}
+    issuers = dict.fromkeys(PROVINCES, (invented.ISSUER_CREDIT_CODE,))
     trial = TrialExchange(tmp_path_factory.mktemp("exchange"), PROVINCES, issuers=issuers)
     shanghai = trial.trust().profile("310000")
     trial.publish(

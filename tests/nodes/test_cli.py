@@ -854,6 +854,18 @@ def test_a_province_whose_part_does_not_verify_is_shown_as_unusable(
     assert document["unusable"][0]["province"] == GUANGDONG
 
 
+@contextlib.contextmanager
+def begun(command: list[Any], show: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Publishing a file, its first row stored and the last not yet."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        wait_until("the first row stands", lambda: running.poll() is not None or run(show) == 0, 30)
+        if running.poll() is not None:
+            pytest.fail(f"it ended too early: {running.communicate()}")
+        yield running
+
+
 def test_a_file_broken_off_by_a_killed_node_is_completed_by_a_second_run(tmp_path: Path) -> None:
     count = 4000
     path = write(tmp_path / "rows.csv", *(row(resident(n)) for n in range(count)))
@@ -864,12 +876,9 @@ def test_a_file_broken_off_by_a_killed_node_is_completed_by_a_second_run(tmp_pat
         issuer = client_file(exchange, SICHUAN, "issuer")
         command = [TONGXING, "attestation", "publish-file", path, "--output", "json", *issuer]
         show = ["attestation", "show", first.attestation.attestation_id, *issuer]
-        running = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        wait_until("the first row stands", lambda: run(show) == 0, 30)
-        exchange.kill(SICHUAN)
-        printed, said = running.communicate(timeout=30)
+        with begun(command, show) as running:
+            exchange.kill(SICHUAN)
+            printed, said = running.communicate(timeout=30)
         assert running.returncode == 1
         assert "run the same command again" in one_line(said)
         broken = json.loads(printed)
@@ -888,15 +897,10 @@ def test_an_interrupted_file_says_how_far_it_came(exchange: TrialExchange, tmp_p
     first = next(files.read(path))
     assert isinstance(first, files.Row)
     issuer = client_file(exchange, SICHUAN, "issuer")
-    running = subprocess.Popen(
-        [TONGXING, "attestation", "publish-file", path, *issuer],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [TONGXING, "attestation", "publish-file", path, *issuer]
     show = ["attestation", "show", first.attestation.attestation_id, *issuer]
-    wait_until("the first row stands", lambda: run(show) == 0, 30)
-    running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=30)
+    with begun(command, show) as running:
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
     assert running.returncode == 130
     assert "run the same command again" in one_line(said)

@@ -1,4 +1,4 @@
-"""The door: whatever comes in, a status that tells the caller something, and nobody else anything."""
+"""The door: whatever comes in, a status that tells the caller enough, and nobody else a word."""
 
 from __future__ import annotations
 
@@ -73,6 +73,12 @@ asyncio.run(main())
 """
 
 
+async def read_all(client, path, *data):
+    """All answers of a stream, or of a method that takes one message."""
+    call = client._channel.stream_stream(path)(iter(data), timeout=10)
+    return [answer async for answer in call]
+
+
 def raw(client, path, data=b"", **options):
     return client._channel.unary_unary(path)(data, timeout=10, **options)
 
@@ -91,9 +97,8 @@ async def test_garbage_is_refused_as_a_malformed_request(exchange, refusal, erro
         assert refusal(caught.value)[:2] == MALFORMED
         assert error_info(caught.value).metadata["request_id"]
     async with exchange.client("510000", "issuer") as client:
-        stream = client._channel.stream_stream(STREAM)(iter([garbage]), timeout=10)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            _ = [answer async for answer in stream]
+            await read_all(client, STREAM, garbage)
     assert refusal(caught.value)[:2] == MALFORMED
 
 
@@ -103,6 +108,9 @@ async def test_mutated_requests_never_reach_a_fault_of_the_node(exchange, people
         ("510000", "issuer", PUBLISH): pb.PublishAttestationRequest(
             attestation=people.coloured("RED")
         ),
+        ("510000", "node", FETCH): peer_service_pb2.FetchAttestationsRequest(
+            subject_tokens=[bytes(36), bytes(36)]
+        ),
         ("440000", "app", RECOGNIZE): recognition.RecognizeRequest(
             document=people.document(), purpose=CHECK
         ),
@@ -111,10 +119,11 @@ async def test_mutated_requests_never_reach_a_fault_of_the_node(exchange, people
         ),
     }
     known = {"INVALID_ARGUMENT", "PERMISSION_DENIED", "ALREADY_EXISTS"}
+    refused = []
     for (province, who, path), message in requests.items():
         good = message.SerializeToString()
         async with exchange.client(province, who) as client:
-            for _ in range(120):
+            for _ in range(100):
                 data = bytearray(good)
                 for _ in range(seed.randrange(1, 4)):
                     at = seed.randrange(len(data))
@@ -122,8 +131,9 @@ async def test_mutated_requests_never_reach_a_fault_of_the_node(exchange, people
                 try:
                     await raw(client, path, bytes(data))
                 except grpc.aio.AioRpcError as error:
-                    assert refusal(error).code in known
-                    assert refusal(error).reason
+                    refused.append(refusal(error))
+    assert {each.code for each in refused} <= known
+    assert all(each.reason for each in refused)
 
 
 @pytest.mark.parametrize("path", [PUBLISH, STREAM])
@@ -131,11 +141,7 @@ async def test_too_large_a_request_is_refused(exchange, path):
     large = pb.PublishAttestationRequest(signed_attestation=bytes(5 * 1024 * 1024))
     async with exchange.client("510000", "issuer") as client:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            if path == STREAM:
-                data = large.SerializeToString()
-                await client._channel.stream_stream(path)(iter([data]), timeout=10).read()
-            else:
-                await raw(client, path, large.SerializeToString())
+            await read_all(client, path, large.SerializeToString())
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -157,14 +163,15 @@ async def test_who_does_not_read_its_answers_is_not_read_from(exchange, people):
     many = 60_000  # far more than 512 at once and what the windows of HTTP/2 hold: 240 MB
     async with exchange.client("510000", "issuer") as client:
         call = client._channel.stream_stream(STREAM)()
-        written = 0
-        with pytest.raises(TimeoutError):
-            while written < many:
+        for _ in range(many):
+            try:
                 async with asyncio.timeout(2):
                     await call.write(data)
-                written += 1
+            except TimeoutError:
+                break
+        else:
+            pytest.fail("all of it was read")
         call.cancel()
-    assert 0 < written < many
 
 
 @pytest.fixture(params=["json", "console"])
@@ -216,8 +223,7 @@ async def test_a_fault_of_the_node_is_told_by_its_request_id_alone(
                 )
             errors.append(caught.value)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            stream = client._channel.stream_stream(STREAM)(iter([item.SerializeToString()] * 2))
-            _ = [answer async for answer in stream]
+            await read_all(client, STREAM, item.SerializeToString(), item.SerializeToString())
         errors.append(caught.value)
     text = log.read_text(encoding="utf-8")
     fault = ("INTERNAL", "INTERNAL", "")

@@ -258,7 +258,7 @@ async def test_an_attestation_leaves_every_lookup_when_it_expires(exchange, peop
         await issuer.publish(tested)
         assert summary(await app.recognize(tested.document, CHECK)) == GREEN
         async with asyncio.timeout(10):
-            while (decision := await app.recognize(tested.document, CHECK)).evidence:
+            while (decision := await app.recognize(tested.document, CHECK)).evidence:  # noqa: ASYNC110 - it is asked
                 await asyncio.sleep(0.1)
         assert summary(decision) == ("NOT_RECOGNIZED", "UNSPECIFIED", "NO_RECORD")
         with pytest.raises(NotFoundError):
