@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import nodes  # noqa: F401 - first: it settles how grpc forks, before anybody imports grpc
+
+# isort: split
+
 import importlib.util
 import os
 import random

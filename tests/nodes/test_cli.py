@@ -867,7 +867,7 @@ def begun(command: list[Any], show: list[str]) -> Iterator[subprocess.Popen[str]
 
 
 def test_a_file_broken_off_by_a_killed_node_is_completed_by_a_second_run(tmp_path: Path) -> None:
-    count = 4000
+    count = 3000
     path = write(tmp_path / "rows.csv", *(row(resident(n)) for n in range(count)))
     first = next(files.read(path))
     assert isinstance(first, files.Row)
@@ -893,7 +893,7 @@ def test_a_file_broken_off_by_a_killed_node_is_completed_by_a_second_run(tmp_pat
 
 
 def test_an_interrupted_file_says_how_far_it_came(exchange: TrialExchange, tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.csv", *(row(resident(20_000 + n)) for n in range(4000)))
+    path = write(tmp_path / "rows.csv", *(row(resident(20_000 + n)) for n in range(3000)))
     first = next(files.read(path))
     assert isinstance(first, files.Row)
     issuer = client_file(exchange, SICHUAN, "issuer")
