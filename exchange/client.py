@@ -1,19 +1,24 @@
 """The app's SDK: a typed, asynchronous client of the caller's own province's node.
 
 It verifies what it is given: every attestation in an answer is read from its signed bytes and held
-against the trust list, whatever the view beside them says.
+against the trust list, whatever the view beside them says. It follows its certificate's files and
+the node's authority in the trust list: whoever keeps a client for months need not make it anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import itertools
+import math
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import grpc
@@ -23,15 +28,49 @@ from google.rpc import code_pb2, status_pb2
 
 from exchange import status, views
 from exchange.attestations import Attestation, AttestationVerifier
-from exchange.errors import BadSignatureError, InternalError, StoreUnavailableError, TongxingError
-from exchange.provinces import trust_domain
+from exchange.ending import Ending
+from exchange.errors import (
+    BadSignatureError,
+    InternalError,
+    StoreUnavailableError,
+    TongxingError,
+    UnknownIssuerError,
+)
+from exchange.link import Endpoint, Link
+from exchange.pair import Pair, PairFiles
+from exchange.provinces import PROVINCES, trust_domain
+from exchange.trust.live import LiveTrust
 from exchange.trust.trustlist import TrustList
-from exchange.v1 import attestation_service_pb2, recognition_service_pb2, types_pb2
+from exchange.v1 import (
+    attestation_service_pb2,
+    recognition_service_pb2,
+    trust_service_pb2,
+    types_pb2,
+)
 
-__all__ = ["Client", "Document", "Item", "NewAttestation", "Purpose", "UnreachableError"]
+__all__ = [
+    "Client",
+    "Document",
+    "Item",
+    "NewAttestation",
+    "Purpose",
+    "UnreachableError",
+    "WrongNodeError",
+]
+
+T = TypeVar("T")
 
 _SERVICE = "/tongxing.v1."
+_NOT_PROVEN = ("handshake failed", "hostname verification")
+"""How gRPC's details tell that a server's certificate was not the one to expect."""
+_ALERT = "_alert_"
+"""And how, that it was the server who broke off."""
 _READ_AHEAD = 64
+_PAUSE_SECONDS = 0.5
+_LOOK_SECONDS = 1.0
+"""How often, at most, a call looks whether certificate or authority have changed."""
+_GRACE_SECONDS = 30 * 60.0
+"""What a stream has to end when its channel was replaced; a node's connections live as long."""
 Document = types_pb2.IdentityDocument
 Purpose = recognition_service_pb2.Purpose
 DecisionMessage = recognition_service_pb2.Decision
@@ -43,6 +82,13 @@ class UnreachableError(StoreUnavailableError):
 
     reason = "UNREACHABLE"
     zh = "节点没有应答"
+
+
+class WrongNodeError(TongxingError):
+    """Who answers does not prove to be the province's node."""
+
+    reason = "UNREACHABLE"
+    zh = "节点身份不符"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,32 +127,51 @@ class Client:
         self._clock = clock
         self._timeout = timeout
         self._verifier = AttestationVerifier()
-        self._channel = grpc.aio.secure_channel(
-            address,
-            grpc.ssl_channel_credentials(
-                root_certificates=trust().profile(province).tls_ca.encode(),
-                private_key=key,
-                certificate_chain=certificate,
+        self._province = province
+        self._files: PairFiles | None = None
+        self._seen: object = None
+        self._look_at = -math.inf
+        self._link = Link(
+            Endpoint(
+                address,
+                f"node.{trust_domain(province)}",
+                trust().profile(province).tls_ca.encode(),
+                Pair(certificate, key),
             ),
             options=[
-                ("grpc.ssl_target_name_override", f"node.{trust_domain(province)}"),
                 ("grpc.max_receive_message_length", 64 * 1024 * 1024),
                 ("grpc.keepalive_time_ms", 30_000),
             ],
+            patience=timeout,
+            grace=_GRACE_SECONDS,
         )
 
     @classmethod
     def from_files(
-        cls, address: str, *, province: str, certificate: Path, key: Path, trust: TrustList
+        cls,
+        address: str,
+        *,
+        province: str,
+        certificate: Path,
+        key: Path,
+        trust: TrustList | Callable[[], TrustList],
     ) -> Self:
-        """A client whose identity lies in PEM files."""
-        return cls(
+        """A client whose identity lies in PEM files, and which follows them when they change.
+
+        :raises TongxingError: a file cannot be read, or the key is not the certificate's.
+        """
+        files = PairFiles(certificate, key)
+        seen = files.fingerprint()
+        pair = files.read()
+        client = cls(
             address,
             province=province,
-            certificate=certificate.read_bytes(),
-            key=key.read_bytes(),
-            trust=lambda: trust,
+            certificate=pair.certificate,
+            key=pair.key,
+            trust=trust if callable(trust) else lambda: trust,
         )
+        client._files, client._seen = files, seen
+        return client
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,7 +182,7 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._channel.close()
+        await self._link.close()
 
     async def publish(self, attestation: NewAttestation) -> tuple[Attestation, bool]:
         """Publish one attestation.
@@ -126,14 +191,15 @@ class Client:
         :raises TongxingError: the node's error, or `UnreachableError`.
         """
         request = attestation_service_pb2.PublishAttestationRequest(attestation=attestation)
-        answer = await self._call(
+        answer = await self.call(
             "AttestationService/PublishAttestation",
             request,
             attestation_service_pb2.PublishAttestationResponse,
         )
-        return self._verified(answer.attestation, attestation.attestation_id), (
-            answer.already_published
+        published = await self._by_newest_trust(
+            lambda: self._verified(answer.attestation, attestation.attestation_id)
         )
+        return published, answer.already_published
 
     async def publish_all(
         self, attestations: Iterable[tuple[int, NewAttestation]]
@@ -145,7 +211,7 @@ class Client:
         :raises TongxingError: the stream broke; items without an answer may be sent again.
         """
         pb = attestation_service_pb2
-        method = self._channel.stream_stream(
+        method = (await self._current_channel()).stream_stream(
             f"{_SERVICE}AttestationService/PublishAttestations",
             request_serializer=pb.PublishAttestationsRequest.SerializeToString,
             response_deserializer=pb.PublishAttestationsResponse.FromString,
@@ -158,8 +224,10 @@ class Client:
                 for index, attestation in chunk:
                     yield pb.PublishAttestationsRequest(index=index, attestation=attestation)
 
+        call = method(requests())
+        ending = Ending(call)
         try:
-            async for answer in method(requests()):
+            async for answer in call:
                 failed = answer.status.code != code_pb2.OK
                 yield Item(
                     answer.index,
@@ -168,14 +236,14 @@ class Client:
                     status.from_status(answer.status) if failed else None,
                 )
         except grpc.aio.AioRpcError as error:
-            raise _error(error) from None
+            raise self._error(await ending.error(error, patience=self._timeout)) from None
 
     async def revoke(self, attestation_id: UUID, reason: str) -> datetime:
         """End an attestation for good.
 
         :returns: when it was revoked, also where that was earlier.
         """
-        answer = await self._call(
+        answer = await self.call(
             "AttestationService/RevokeAttestation",
             attestation_service_pb2.RevokeAttestationRequest(
                 attestation_id=str(attestation_id), reason=reason
@@ -186,27 +254,29 @@ class Client:
 
     async def get(self, attestation_id: UUID) -> Attestation:
         """An attestation that the caller published, verified."""
-        answer = await self._call(
+        answer = await self.call(
             "AttestationService/GetAttestation",
             attestation_service_pb2.GetAttestationRequest(attestation_id=str(attestation_id)),
             attestation_service_pb2.GetAttestationResponse,
         )
-        return self._verified(answer.attestation, str(attestation_id))
+        return await self._by_newest_trust(
+            lambda: self._verified(answer.attestation, str(attestation_id))
+        )
 
     async def recognize(self, document: Document, purpose: Purpose) -> DecisionMessage:
         """The province's decision on one holder; its accepted evidence is verified here too."""
-        answer = await self._call(
+        answer = await self.call(
             "RecognitionService/Recognize",
             recognition_service_pb2.RecognizeRequest(document=document, purpose=purpose),
             recognition_service_pb2.RecognizeResponse,
         )
-        return self._checked(answer.decision)
+        return await self._by_newest_trust(lambda: self._checked(answer.decision))
 
     async def recognize_all(
         self, documents: Sequence[Document], purpose: Purpose
     ) -> list[DecisionMessage | TongxingError]:
         """Decisions on up to 1,000 holders, in their order; a wrong document gives its error."""
-        answer = await self._call(
+        answer = await self.call(
             "RecognitionService/BatchRecognize",
             recognition_service_pb2.BatchRecognizeRequest(documents=documents, purpose=purpose),
             recognition_service_pb2.BatchRecognizeResponse,
@@ -214,22 +284,126 @@ class Client:
         if len(answer.items) != len(documents):
             raise InternalError("the node answered for another number of documents")
         return [
-            self._checked(item.decision)
+            await self._by_newest_trust(partial(self._checked, item.decision))
             if item.status.code == code_pb2.OK
             else status.from_status(item.status)
             for item in answer.items
         ]
 
-    async def _call(self, method: str, request: Any, response: type[Any]) -> Any:
-        call = self._channel.unary_unary(
+    @property
+    def _channel(self) -> grpc.aio.Channel:
+        return self._link.channel
+
+    async def _current_channel(self) -> grpc.aio.Channel:
+        """The channel for one call; it begins a change of it, and waits only where it must."""
+        now = asyncio.get_running_loop().time()
+        if now - self._look_at >= _LOOK_SECONDS:
+            self._look_at = now
+            self._link.move(self._endpoint())
+        await self._link.settle(self._timeout)
+        return self._link.channel
+
+    def _endpoint(self) -> Endpoint:
+        """What the channel should rest on now; whatever cannot be used stays as it was."""
+        endpoint = self._link.endpoint
+        if self._files is not None and (seen := self._files.fingerprint()) != self._seen:
+            # Half of a new pair is looked at again: `_seen` moves on with what is whole.
+            with contextlib.suppress(TongxingError):
+                endpoint = dataclasses.replace(endpoint, pair=self._files.read())
+                self._seen = seen
+        with contextlib.suppress(TongxingError):
+            authorities = self._trust().profile(self._province).tls_ca.encode()
+            endpoint = dataclasses.replace(endpoint, authorities=authorities)
+        return endpoint
+
+    async def call(
+        self, method: str, request: Any, response: type[Any], *, seconds: float | None = None
+    ) -> Any:
+        """Call a unary method; those of admins are in `exchange.admin`.
+
+        :param method: service and method: ``KeyService/ListKeys``.
+        :param request: its message; ``response`` is the class of the answer.
+        :param seconds: that the answer may take, where not as long as any.
+        :raises TongxingError: the node's error, or `UnreachableError`.
+        """
+        channel = await self._current_channel()
+        call = channel.unary_unary(
             _SERVICE + method,
             request_serializer=type(request).SerializeToString,
             response_deserializer=response.FromString,
         )
         try:
-            return await call(request, timeout=self._timeout)
+            return await call(request, timeout=seconds or self._timeout)
         except grpc.aio.AioRpcError as error:
-            raise _error(error) from None
+            raise self._error(error) from None
+
+    async def refresh_trust(self) -> bool:
+        """Fetch what is new in the trust list from the node, where the list is a `LiveTrust`.
+
+        :returns: whether anything was new.
+        :raises TongxingError: the node does not answer, or what it gave does not verify.
+        """
+        if not isinstance(self._trust, LiveTrust):
+            return False
+        answer = await self.call(
+            "TrustService/GetTrustMetadata",
+            trust_service_pb2.GetTrustMetadataRequest(
+                have=views.versions_to_proto(self._trust.versions)
+            ),
+            trust_service_pb2.GetTrustMetadataResponse,
+        )
+        return await self._trust.offer(views.files_from_proto(answer.files))
+
+    async def follow_trust(self) -> None:
+        """Keep a `LiveTrust` fresh, for ever: for a task of the app's own.
+
+        Connections end, nodes restart, and a list may not verify: it asks again, and until then
+        what was held serves on. An app that knows an old authority alone finds no way back to its
+        node, so this runs for as long as the app does.
+        """
+        if not isinstance(self._trust, LiveTrust):
+            raise TypeError("the client was given a trust list that does not change")
+        while True:
+            with contextlib.suppress(TongxingError):
+                await self._watch_trust(self._trust)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _watch_trust(self, trust: LiveTrust) -> None:
+        pb = trust_service_pb2
+        watch = (await self._current_channel()).unary_stream(
+            f"{_SERVICE}TrustService/WatchTrust",
+            request_serializer=pb.WatchTrustRequest.SerializeToString,
+            response_deserializer=pb.WatchTrustResponse.FromString,
+        )
+        have = views.versions_to_proto(trust.versions)
+        try:
+            async for answer in watch(pb.WatchTrustRequest(have=have)):
+                if answer.files:
+                    await trust.offer(views.files_from_proto(answer.files))
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from None
+
+    async def _by_newest_trust(self, check: Callable[[], T]) -> T:
+        """Check; a key that is not known here may have been published a moment ago."""
+        trust = self._trust()
+        try:
+            return check()
+        except UnknownIssuerError:
+            await self.refresh_trust()
+            if self._trust() is trust:  # another call may have brought it meanwhile
+                raise
+            return check()
+
+    def _error(self, error: grpc.aio.AioRpcError) -> TongxingError:
+        details = (error.details() or "").lower()
+        if _ALERT not in details and any(sign in details for sign in _NOT_PROVEN):
+            zh = PROVINCES[self._province].zh
+            return WrongNodeError(
+                f"the node at {self._link.endpoint.target} did not prove to be "
+                f"{self._province}'s ({zh})",
+                remedy="check the node's address, the province and the trust list",
+            )
+        return _error(error)
 
     def _checked(self, decision: DecisionMessage) -> DecisionMessage:
         """Hold the evidence that a decision accepts against its signed bytes.

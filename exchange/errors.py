@@ -14,6 +14,7 @@ __all__ = [
     "BadSignatureError",
     "CallerNotAllowedError",
     "CheckDigitError",
+    "ConflictError",
     "DeadlineError",
     "DocumentFormError",
     "ExpiredError",
@@ -21,6 +22,7 @@ __all__ = [
     "IdTakenError",
     "InternalError",
     "InvalidFieldError",
+    "KeyStepError",
     "MalformedObjectError",
     "NoIdentityError",
     "NotFoundError",
@@ -183,6 +185,21 @@ class TrustListError(TongxingError):
 
     reason = "TRUST_UNUSABLE"
     zh = "信任列表不可用"
+
+
+class KeyStepError(TongxingError):
+    """A step of a key's life is not due, or would end what must not end."""
+
+    reason = "KEY_STEP"
+    zh = "密钥步骤不可行"
+
+
+class ConflictError(TongxingError):
+    """Somebody else published that version first."""
+
+    reason = "CONFLICT"
+    zh = "版本冲突"
+    retry_after = 0.1
 
 
 class OverloadedError(TongxingError):

@@ -195,12 +195,15 @@ def recognize(
     trust: TrustList,
     verifier: AttestationVerifier,
     now: datetime,
+    complete: bool = True,
 ) -> Decision:
     """Decide on one holder.
 
     :param replies: what every province sent, the deciding one included.
     :param tokens: the holder's subject tokens; an attestation of another subject is refused.
     :param province: the province that decides, by ``rules``.
+    :param complete: False where ``tokens`` are not all that the holder may be known by, since the
+        province cannot open a subject epoch: what was not asked for might be a red.
     """
     answers: list[ProvinceAnswer] = []
     evidence: list[Evidence] = []
@@ -211,6 +214,8 @@ def recognize(
         evidence += looked_at
         if not reply.whole and reply.province in trust.profiles:
             unheard.append(reply.province)
+    if not complete and province not in unheard:
+        unheard.append(province)
     _set_aside_outdated(evidence)
     said = _ask_rules(evidence, rules, now)
     outcome, colour, verdict, reason = _conclude(said, evidence, unheard)

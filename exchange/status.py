@@ -25,6 +25,8 @@ _CODES = {
     "STORE_UNAVAILABLE": code_pb2.UNAVAILABLE,
     "UNREACHABLE": code_pb2.UNAVAILABLE,  # said by `exchange.client`, never sent
     "TRUST_UNUSABLE": code_pb2.FAILED_PRECONDITION,
+    "KEY_STEP": code_pb2.FAILED_PRECONDITION,
+    "CONFLICT": code_pb2.ABORTED,
     "OVERLOADED": code_pb2.RESOURCE_EXHAUSTED,
     "DEADLINE": code_pb2.DEADLINE_EXCEEDED,
     "INTERNAL": code_pb2.INTERNAL,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import hmac
 import re
+import secrets
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import date
@@ -101,6 +102,11 @@ class EpochKey:
             raise InvalidFieldError(
                 "the epoch's key has the wrong length", field="key", remedy="it is 32 bytes"
             )
+
+    @classmethod
+    def generate(cls, epoch: int) -> Self:
+        """Make the key of a new epoch at random."""
+        return cls(epoch, secrets.token_bytes(_KEY_BYTES))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import functools
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,9 @@ from exchange.errors import InvalidFieldError
 from exchange.facts import FACTS, Colour, Fact, Kind, fact_fields
 from exchange.recognition import Decision, RuleVerdict
 from exchange.texts import Text
+from exchange.trust.files import Files, Versions
 from exchange.v1 import recognition_service_pb2 as recognition_pb
+from exchange.v1 import trust_service_pb2 as trust_pb
 from exchange.v1 import types_pb2
 
 __all__ = [
@@ -25,8 +28,12 @@ __all__ = [
     "decision_to_proto",
     "fact_from_proto",
     "fact_to_proto",
+    "files_from_proto",
+    "files_to_proto",
     "time_from_proto",
     "time_to_proto",
+    "versions_from_proto",
+    "versions_to_proto",
 ]
 
 
@@ -173,3 +180,28 @@ def _colour(colour: Colour) -> str:
 
 def _text(text: Text) -> types_pb2.LocalText:
     return types_pb2.LocalText(zh=text.zh, en=text.en)
+
+
+def versions_to_proto(versions: Versions) -> trust_pb.TrustVersions:
+    """Versions of trust metadata as their message."""
+    return trust_pb.TrustVersions(
+        root=versions.root,
+        timestamp=versions.timestamp,
+        snapshot=versions.snapshot,
+        roles=dict(versions.roles),
+    )
+
+
+def versions_from_proto(message: trust_pb.TrustVersions) -> Versions:
+    """Versions of trust metadata from their message."""
+    return Versions(message.root, message.timestamp, message.snapshot, dict(message.roles))
+
+
+def files_to_proto(files: Files) -> list[trust_pb.MetadataFile]:
+    """Metadata files as messages."""
+    return [trust_pb.MetadataFile(name=name, content=data) for name, data in files.items()]
+
+
+def files_from_proto(messages: Iterable[trust_pb.MetadataFile]) -> dict[str, bytes]:
+    """Metadata files from their messages."""
+    return {message.name: message.content for message in messages}

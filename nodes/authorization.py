@@ -34,10 +34,11 @@ def callers_of(service: ServiceDescriptor) -> dict[str, frozenset[Role]]:
 class Authorization:
     """The callers of a province's node.
 
-    :param province: the node's own; issuers, apps and admins must be of it, nodes of any.
+    :param province: the node's own; issuers, apps and admins must be of it, nodes of any. None for
+        a registry, which serves all provinces alike.
     """
 
-    def __init__(self, province: str, services: Iterable[ServiceDescriptor]) -> None:
+    def __init__(self, province: str | None, services: Iterable[ServiceDescriptor]) -> None:
         self._province = province
         self._callers: Mapping[str, frozenset[Role]] = {
             path: roles for service in services for path, roles in callers_of(service).items()
@@ -54,7 +55,9 @@ class Authorization:
             raise CallerNotAllowedError(
                 f"{path.rpartition('/')[2]} is for {roles}, and the caller is {caller.role.value}"
             )
-        if caller.role is not Role.NODE and caller.province != self._province:
+        if caller.role is Role.NODE or self._province is None:
+            return
+        if caller.province != self._province:
             raise CallerNotAllowedError(
                 f"the caller is of {caller.province}, and this node serves {self._province}",
                 remedy="call your own province's node",

@@ -6,7 +6,6 @@ to the file. `nodes/README.md` explains every field.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,17 +17,19 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from exchange.errors import InvalidFieldError
-from exchange.subjects import EpochKey
 from nodes import settings
 from nodes.settings import ProvinceCode, Section
 
-__all__ = ["EMBEDDED", "NodeConfig", "load", "read_epoch_key"]
+__all__ = ["EMBEDDED", "NodeConfig", "host_and_port", "load"]
 
 EMBEDDED = "embedded"
 
 
-def _host_and_port(address: str) -> str:
+def host_and_port(address: str) -> str:
+    """Check an address.
+
+    :raises ValueError: it is none.
+    """
     host, _, port = address.rpartition(":")
     # grpc would take 99999 for 34463.
     if not (host and port.isascii() and port.isdigit() and int(port) < 65536):
@@ -37,19 +38,54 @@ def _host_and_port(address: str) -> str:
 
 
 class IdentityConfig(Section):
-    """The node's own certificate (PEM, leaf first) and its key."""
+    """The node's own certificate (PEM, leaf first), its key, and how often to look for new ones."""
 
     certificate: Path
     key: Path
+    poll_seconds: float = Field(default=2.0, gt=0, le=3600)
+
+
+class NodeIdentityConfig(IdentityConfig):
+    """A node has, besides, the key that opens what the trust list seals for its province (PEM)."""
+
+    seal_key: Path
+
+
+class ConnectionsConfig(Section):
+    """How long a client's connection lives, and its calls beyond that."""
+
+    age_seconds: float = Field(default=1800.0, ge=1, le=24 * 3600)
+    grace_seconds: float = Field(default=60.0, ge=1, le=3600)
+
+
+class RegistryConfig(Section):
+    """The registry: its address, the province that hosts it, that province's authority (PEM).
+
+    Who says nothing for ``silence_seconds`` counts as dead, and who says nothing new for
+    ``stale_seconds`` is held against what the other provinces have.
+    """
+
+    address: Annotated[str, AfterValidator(host_and_port)]
+    province: ProvinceCode
+    authority: Path
+    silence_seconds: float = Field(default=60.0, gt=0, le=3600)
+    stale_seconds: float = Field(default=900.0, gt=0, le=24 * 3600)
 
 
 class TrustConfig(Section):
-    """The pinned root, the folder of TUF metadata, and how often to look for a change."""
+    """The pinned root, the folder of TUF metadata, how often to look there, and the registry.
+
+    On the one node that publishes the province's key steps, also the province's role key (PKCS#8
+    PEM), and the file that holds its passphrase, if any.
+    """
 
     root: Path
     metadata: Path
     poll_seconds: float = Field(default=2.0, gt=0, le=3600)
     grace_hours: float = Field(default=24.0, ge=0, le=24 * 30)
+    registry: RegistryConfig | None = None
+    role_key: Path | None = None
+    role_passphrase_file: Path | None = None
 
 
 class SigningConfig(Section):
@@ -59,10 +95,16 @@ class SigningConfig(Section):
     passphrase_file: Path | None = None
 
 
-class SubjectsConfig(Section):
-    """The files of the epoch keys of subject tokens: the current first, older ones behind it."""
+class KeysConfig(Section):
+    """How the attestation keys rotate: by hand, unless it is said after how many days.
 
-    keys: tuple[Path, ...] = Field(min_length=1, max_length=4)
+    A new key is published for so many hours before it signs: longer than anybody goes without
+    refreshing the trust list who reads health codes offline.
+    """
+
+    rotate_days: float | None = Field(default=None, gt=0, le=3650)
+    min_published_hours: float = Field(default=24.0, ge=0, le=24 * 90)
+    algorithm: Literal["ES256", "EDDSA", "ML_DSA_44"] = "ES256"
 
 
 class StoreConfig(Section):
@@ -92,14 +134,15 @@ class NodeConfig(BaseSettings):
     )
 
     province: ProvinceCode
-    listen: Annotated[str, AfterValidator(_host_and_port)] = "0.0.0.0:7443"
+    listen: Annotated[str, AfterValidator(host_and_port)] = "0.0.0.0:7443"
     data: Path
     drain_seconds: float = Field(default=20.0, ge=0, le=600)
-    identity: IdentityConfig
+    identity: NodeIdentityConfig
     trust: TrustConfig
     signing: SigningConfig
-    subjects: SubjectsConfig
+    keys: KeysConfig = Field(default_factory=KeysConfig)
     store: StoreConfig = Field(default_factory=StoreConfig)
+    connections: ConnectionsConfig = Field(default_factory=ConnectionsConfig)
     peers: PeersConfig = Field(default_factory=PeersConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
@@ -124,19 +167,3 @@ def load(path: Path) -> NodeConfig:
     :raises InvalidFieldError: the file cannot be read, or a field is wrong; names it.
     """
     return settings.read(path, NodeConfig)
-
-
-def read_epoch_key(path: Path) -> EpochKey:
-    """Read the key of one epoch: TOML with ``epoch`` (a number) and ``key`` (64 hex digits).
-
-    :raises InvalidFieldError: the file cannot be read, or is none.
-    """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return EpochKey(values["epoch"], bytes.fromhex(values["key"]))
-    except (OSError, ValueError, KeyError, TypeError, InvalidFieldError):
-        raise InvalidFieldError(
-            f"{path} is not an epoch key",
-            field="subjects.keys",
-            remedy='it must hold `epoch = 1` and `key = "64 hex digits"`',
-        ) from None

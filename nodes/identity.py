@@ -38,10 +38,11 @@ __all__ = [
     "Identity",
     "IdentityVerifier",
     "Role",
-    "check_pair",
     "issue",
     "make_authority",
+    "registry_name",
     "server_name",
+    "uris",
 ]
 
 _URI: Final = re.compile(r"spiffe://([^/]+)/([^/]+)/([^/]+)")
@@ -58,6 +59,7 @@ class Role(enum.StrEnum):
     ISSUER = "issuer"
     APP = "app"
     ADMIN = "admin"
+    REGISTRY = "registry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,11 @@ class Authority:
 def server_name(province: str) -> str:
     """Give the DNS name that a province's nodes bear, whatever address they are reached at."""
     return f"node.{trust_domain(province)}"
+
+
+def registry_name(province: str) -> str:
+    """Give the DNS name of a registry that a province hosts."""
+    return f"registry.{trust_domain(province)}"
 
 
 def make_authority(province: str, *, now: datetime, lifetime: timedelta) -> Authority:
@@ -189,7 +196,7 @@ def issue(
     """
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     domain = trust_domain(identity.province)
-    if _uris(issuer) != [f"spiffe://{domain}"]:
+    if uris(issuer) != [f"spiffe://{domain}"]:
         raise NoIdentityError("the authority is another province's")
     authority_key = load_pem_private_key(authority.key, None)
     if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
@@ -197,8 +204,8 @@ def issue(
     key = ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
     uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
-    if identity.role is Role.NODE:
-        names.append(x509.DNSName(server_name(identity.province)))
+    if identity.role in _SERVERS:
+        names.append(x509.DNSName(_SERVERS[identity.role](identity.province)))
         uses.append(ExtendedKeyUsageOID.SERVER_AUTH)
     usage = x509.KeyUsage(
         digital_signature=True,
@@ -242,27 +249,7 @@ def issue(
     return certificate.public_bytes(Encoding.PEM), _key_pem(key)
 
 
-def check_pair(certificate: bytes, key: bytes) -> None:
-    """Hold a certificate against its key.
-
-    :param certificate: PEM, the leaf first; ``key`` PKCS#8 PEM without a passphrase.
-    :raises NoIdentityError: one cannot be read, or they do not belong together; field
-        ``certificate`` or ``key``.
-    """
-    try:
-        leaf = x509.load_pem_x509_certificates(certificate)[0]
-    except ValueError:
-        raise NoIdentityError("not a certificate in PEM", field="certificate") from None
-    try:
-        public = load_pem_private_key(key, None).public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise NoIdentityError(
-            "not a private key in PEM without a passphrase", field="key"
-        ) from None
-    if public != leaf.public_key():
-        raise NoIdentityError(
-            "the key is not the certificate's", field="key", remedy="configure the two together"
-        )
+_SERVERS = {Role.NODE: server_name, Role.REGISTRY: registry_name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +276,19 @@ class IdentityVerifier:
         # It runs on every call, and a connection's certificate never changes.
         self._vouch = lru_cache(maxsize=_REMEMBERED)(self._examine)
 
+    def pool(self, first: str | None = None) -> bytes:
+        """Give the authorities of all provinces, PEM, each written anew.
+
+        As published, a text may end in half a block, and swallow the next province's.
+
+        :param first: the province to begin with.
+        """
+        return b"".join(
+            each.public_bytes(Encoding.PEM)
+            for province in sorted(self._authorities, key=lambda code: (code != first, code))
+            for each in self._authorities[province]
+        )
+
     def identify(self, leaf_pem: bytes, now: datetime) -> Identity:
         """Tell the identity that a certificate bears, if its own province's authority issued it.
 
@@ -307,18 +307,18 @@ class IdentityVerifier:
     def _examine(self, leaf_pem: bytes) -> _Vouched:
         try:
             leaf = x509.load_pem_x509_certificate(leaf_pem)
-            uris = _uris(leaf)
+            borne = uris(leaf)
             authority = _is_authority(leaf)
             begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
         except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
             raise NoIdentityError("the certificate cannot be read") from error
         if authority:
             raise NoIdentityError("an authority is no caller")
-        if len(uris) != 1:
+        if len(borne) != 1:
             raise NoIdentityError(
-                f"the certificate bears {len(uris)} URIs", remedy="it must bear one"
+                f"the certificate bears {len(borne)} URIs", remedy="it must bear one"
             )
-        identity = Identity.parse(uris[0])
+        identity = Identity.parse(borne[0])
         for issuer in self._authorities.get(identity.province, ()):
             try:
                 leaf.verify_directly_issued_by(issuer)
@@ -335,7 +335,8 @@ class IdentityVerifier:
         )
 
 
-def _uris(certificate: x509.Certificate) -> list[str]:
+def uris(certificate: x509.Certificate) -> list[str]:
+    """Give the URIs that a certificate bears: a SPIFFE ID, where it is one of the exchange's."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:

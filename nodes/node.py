@@ -6,24 +6,38 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
+from securesystemslib.signer import Signer
 
 from exchange.attestations import AttestationVerifier
 from exchange.errors import InvalidFieldError, NoIdentityError, TrustListError
-from exchange.keys import PrivateKey
+from exchange.keys import Algorithm, PrivateKey
+from exchange.pair import Pair
+from exchange.trust.signers import load_signer
 from exchange.trust.trustlist import TrustList
-from nodes.config import EMBEDDED, NodeConfig, read_epoch_key
-from nodes.doors.grpcio import GrpcioDoor, TlsFiles
+from nodes.certificates import warn_daily
+from nodes.config import EMBEDDED, NodeConfig
+from nodes.doors.grpcio import GrpcioDoor
 from nodes.embedded import EmbeddedValkey
-from nodes.identity import IdentityVerifier, Role, check_pair
+from nodes.identity import IdentityVerifier, Role
+from nodes.keyring import Keyring
+from nodes.keysteps import KeySteps
 from nodes.peers.fetch import Peers
+from nodes.peers.registry import Registry
+from nodes.peers.trust import TrustFollower, fetch_trust
+from nodes.peers.versions import PeerVersions
+from nodes.rotation import Rotation, Schedule
 from nodes.services.attestation import AttestationService
+from nodes.services.key import KeyService
 from nodes.services.peer import PeerService
 from nodes.services.recognition import RecognitionService
+from nodes.services.trust import TrustService
 from nodes.store.attestations import AttestationStore
+from nodes.subjects import SubjectKeys, read_seal_keys
+from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
 
 __all__ = ["run", "running"]
@@ -32,15 +46,16 @@ log = structlog.get_logger(__name__)
 
 
 async def run(config: NodeConfig) -> None:
-    """Run a node until SIGTERM or SIGINT, then drain it.
+    """Run a node until SIGTERM, SIGINT or SIGHUP, then drain it.
 
     :raises TongxingError: the node cannot start: the store, a key, the trust list or a field of
         the configuration is unusable.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            loop.add_signal_handler(number, stop.set)
     async with running(config) as port:
         log.info("node.serving", province=config.province, port=port)
         await stop.wait()
@@ -57,12 +72,30 @@ async def running(config: NodeConfig) -> AsyncIterator[int]:
 
     _private_directory(config.data)
     certificate, tls_key = config.identity.certificate, config.identity.key
-    signer = _signing_key(config)
-    epochs = [read_epoch_key(path) for path in config.subjects.keys]
+    keyring = _keyring(config)
+    role_signer = _role_signer(config)
+    subjects = SubjectKeys(config.province, read_seal_keys(config.identity.seal_key))
     keeper = TrustKeeper(config.trust, config.province, config.data / "trust", clock)
-    trust = await keeper.refresh()
-    _check_signs(signer, trust, config.province)
-    _check_identity(config, trust, clock())
+    registry = None
+    if config.trust.registry:
+        registry = Registry(config.trust.registry, certificate, tls_key)
+    try:
+        trust = await keeper.start()
+    except TrustListError as error:
+        # Perhaps only too old: this node was off for long.
+        if registry is None:
+            raise
+        log.warning("trust.local_refused", why=str(error))
+        trust = await fetch_trust(keeper, registry)
+    _check_signs(keyring, trust)
+    tls = TlsFiles(
+        certificate,
+        tls_key,
+        check=lambda pair: _check_identity(pair, keeper.current(), config.province, clock()),
+        poll_seconds=config.identity.poll_seconds,
+    )
+    keeper.on_change(subjects.follow)
+    subjects.check(clock())
 
     async with contextlib.AsyncExitStack() as stack:
         url = config.store.url
@@ -74,21 +107,34 @@ async def running(config: NodeConfig) -> AsyncIterator[int]:
         store = await AttestationStore.open(url)
         stack.push_async_callback(store.close)
         verifier = AttestationVerifier()
-        peers = Peers(config.province, certificate, tls_key, config.peers.timeout_seconds)
+        peers = Peers(config.province, tls, config.peers.timeout_seconds)
         stack.push_async_callback(peers.close)
+        steps = KeySteps(
+            province=config.province,
+            keyring=keyring,
+            keeper=keeper,
+            registry=registry,
+            role_signer=role_signer,
+            peers=PeerVersions(peers, config.peers.timeout_seconds),
+            store=store,
+            clock=clock,
+            published=timedelta(hours=config.keys.min_published_hours),
+        )
         door = GrpcioDoor(
             province=config.province,
             listen=config.listen,
-            tls=TlsFiles(certificate, tls_key),
+            tls=tls,
             clock=clock,
+            connection_seconds=config.connections.age_seconds,
+            connection_grace_seconds=config.connections.grace_seconds,
             services=[
                 AttestationService(
                     province=config.province,
                     store=store,
-                    signer=signer,
+                    keyring=keyring,
                     verifier=verifier,
                     trust=keeper.current,
-                    epochs=epochs,
+                    subjects=subjects,
                     clock=clock,
                 ),
                 RecognitionService(
@@ -97,16 +143,27 @@ async def running(config: NodeConfig) -> AsyncIterator[int]:
                     peers=peers,
                     verifier=verifier,
                     trust=keeper,
-                    epochs=epochs,
+                    subjects=subjects,
                     clock=clock,
                 ),
                 PeerService(store),
+                TrustService(keeper),
+                KeyService(steps),
             ],
         )
         keeper.on_change(peers.follow)
         keeper.on_change(door.follow)
-        stack.push_async_callback(_cancel, asyncio.create_task(keeper.watch()))
+        for work in (tls.watch(), warn_daily(tls, keeper.current, config.province, clock)):
+            stack.push_async_callback(_cancel, asyncio.create_task(work))
+        stack.push_async_callback(_cancel, asyncio.create_task(keeper.watch_folder()))
+        if registry and role_signer:
+            rotation = Rotation(steps, _schedule(config), clock)
+            stack.push_async_callback(_cancel, asyncio.create_task(rotation.run()))
+        if registry:
+            follower = TrustFollower(keeper, registry, peers)
+            stack.push_async_callback(_cancel, asyncio.create_task(follower.run()))
         stack.push_async_callback(door.close, config.drain_seconds)
+        stack.callback(keeper.release)
         yield await door.open()
 
 
@@ -130,43 +187,64 @@ def _read(path: Path, field: str) -> bytes:
         raise InvalidFieldError(f"{path}: {error.strerror}", field=field) from None
 
 
-def _signing_key(config: NodeConfig) -> PrivateKey:
-    passphrase = None
-    if config.signing.passphrase_file:
-        passphrase = _read(config.signing.passphrase_file, "signing.passphrase_file").strip()
+def _passphrase(path: Path | None, field: str) -> bytes | None:
+    return _read(path, field).strip() if path else None
+
+
+def _keyring(config: NodeConfig) -> Keyring:
+    passphrase = _passphrase(config.signing.passphrase_file, "signing.passphrase_file")
     try:
-        return PrivateKey.from_pem(_read(config.signing.key, "signing.key"), passphrase)
+        configured = PrivateKey.from_pem(_read(config.signing.key, "signing.key"), passphrase)
     except InvalidFieldError as error:
         error.field = "signing.key"
         raise
+    return Keyring(config.province, config.data / "keys", configured, passphrase)
 
 
-def _check_signs(signer: PrivateKey, trust: TrustList, province: str) -> None:
-    """Refuse to start with a key whose attestations nobody would accept."""
-    if trust.signs(province, signer.public):
-        return
-    raise TrustListError(
-        f"the key {signer.public.kid.hex()} is not an ACTIVE key of {province} in the trust list",
-        field="signing.key",
-        remedy="publish it in the province's profile, or configure the key that is",
+def _role_signer(config: NodeConfig) -> Signer | None:
+    trust = config.trust
+    if config.keys.rotate_days and not (trust.role_key and trust.registry):
+        raise InvalidFieldError(
+            "keys rotate by themselves only where their steps can be published",
+            field="keys.rotate_days",
+            remedy="configure trust.role_key and trust.registry, or leave it out",
+        )
+    if trust.role_key is None:
+        return None
+    passphrase = _passphrase(trust.role_passphrase_file, "trust.role_passphrase_file")
+    try:
+        return load_signer(trust.role_key, passphrase)
+    except TrustListError as error:
+        error.field = "trust.role_key"
+        raise
+
+
+def _schedule(config: NodeConfig) -> Schedule:
+    days = config.keys.rotate_days
+    return Schedule(
+        rotate=None if days is None else timedelta(days=days),
+        published=timedelta(hours=config.keys.min_published_hours),
+        algorithm=Algorithm[config.keys.algorithm],
     )
 
 
-def _check_identity(config: NodeConfig, trust: TrustList, now: datetime) -> None:
-    """Refuse to start with a certificate that no peer and no client would accept."""
-    certificate = _read(config.identity.certificate, "identity.certificate")
-    key = _read(config.identity.key, "identity.key")
+def _check_signs(keyring: Keyring, trust: TrustList) -> None:
+    """Refuse to start without a key whose attestations anybody would accept."""
     try:
-        check_pair(certificate, key)
-    except NoIdentityError as error:
-        raise error.at("identity") from None
-    authority = trust.profile(config.province).tls_ca.encode()
+        keyring.signer(trust)
+    except TrustListError as error:
+        raise error.at("signing.key") from None
+
+
+def _check_identity(pair: Pair, trust: TrustList, province: str, now: datetime) -> None:
+    """Refuse a certificate that no peer and no client would accept."""
+    authority = trust.profile(province).tls_ca.encode()
     try:
-        identity = IdentityVerifier({config.province: authority}).identify(certificate, now)
+        identity = IdentityVerifier({province: authority}).identify(pair.certificate, now)
     except NoIdentityError as error:
-        raise error.at("identity.certificate") from None
+        raise error.at("certificate") from None
     if identity.role is not Role.NODE:
         raise InvalidFieldError(
             f"it is of the {identity.role} {identity.name}, not of a node",
-            field="identity.certificate",
+            field="certificate",
         )

@@ -8,13 +8,11 @@
         node.toml      the node's configuration
         issuer.toml    a client's configuration, likewise app.toml and admin.toml
         *.pem          certificates, and keys that only their owner may read
-        epoch-1.toml   the key of the subject tokens, the same in every province
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,12 +25,21 @@ from exchange.errors import InvalidFieldError
 from exchange.keys import Algorithm, PrivateKey
 from exchange.provinces import province as known_province
 from exchange.rules import Rule, RuleBook
-from exchange.trust import ceremony
+from exchange.trust import ceremony, files
 from exchange.trust.profile import AttestationKey, KeyState, Profile
+from exchange.trust.sealkeys import SealPrivateKey
 from exchange.trust.signers import Signers
 from nodes.identity import Authority, Identity, Role, issue, make_authority
+from nodes.issuing import issue_into
 
-__all__ = ["Member", "initialise", "issue_client", "published_rules"]
+__all__ = [
+    "Member",
+    "RegistryPlace",
+    "initialise",
+    "issue_client",
+    "lay_province",
+    "published_rules",
+]
 
 _AUTHORITY_LIFE = timedelta(days=5 * 365)
 _LEAF_LIFE = timedelta(days=90)
@@ -45,6 +52,14 @@ class Member:
     province: str
     address: str
     issuers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryPlace:
+    """Where a registry runs: the province that hosts it, and its address."""
+
+    province: str
+    address: str
 
 
 def published_rules(province: str) -> tuple[dict[str, Any], ...]:
@@ -64,73 +79,104 @@ def initialise(
     now: datetime,
     passphrase: bytes | None = None,
     rules: Mapping[str, tuple[dict[str, Any], ...]] | None = None,
+    registry: RegistryPlace | None = None,
 ) -> None:
     """Make a new exchange.
 
     :param directory: new or empty.
     :param passphrase: encrypts the keys under ``keys/``.
     :param rules: by province, in place of the published ones.
+    :param registry: where a registry will run; without it, the folder of metadata is all.
     :raises InvalidFieldError: the folder is not empty, or a member is wrong.
     """
     if directory.exists() and any(directory.iterdir()):
         raise InvalidFieldError(
             f"{directory} is not empty", field="directory", remedy="name a new folder"
         )
-    epoch = f'epoch = 1\nkey = "{secrets.token_hex(32)}"\n'
-    profiles = []
-    for code, member in members.items():
-        known_province(code)
-        home = directory / code
-        home.mkdir(mode=0o700, parents=True)
-        key = PrivateKey.generate(Algorithm.ES256)
-        authority = make_authority(code, now=now, lifetime=_AUTHORITY_LIFE)
-        _write_private(home / "attestation-key.pem", key.to_pem())
-        _write_private(home / "authority-key.pem", authority.key)
-        (home / "authority.pem").write_bytes(authority.certificate)
-        _write_private(home / "epoch-1.toml", epoch.encode())
-        _write_identity(home, "node", authority, Identity(code, Role.NODE, "node-1"), now)
-        (home / "node.toml").write_text(_node_toml(member), encoding="utf-8")
-        for name, role, stem in (
-            *(
-                (issuer, Role.ISSUER, "issuer" if at == 0 else f"issuer-{issuer}")
-                for at, issuer in enumerate(member.issuers)
-            ),
-            ("app", Role.APP, "app"),
-            ("admin", Role.ADMIN, "admin"),
-        ):
-            issue_client(home, Identity(code, role, name), stem, address=member.address, now=now)
-        published = published_rules(code) if rules is None else rules[code]
-        RuleBook(published)
-        profiles.append(
-            Profile(
-                province=code,
-                keys=(AttestationKey(key.public, KeyState.ACTIVE, now.replace(microsecond=0)),),
-                tls_ca=authority.certificate.decode(),
-                addresses=(member.address,),
-                rules=published,
-            )
+    profiles = [
+        lay_province(
+            directory / code,
+            member,
+            now=now,
+            rules=published_rules(code) if rules is None else rules[code],
+            registry=registry,
+            trial=True,
         )
+        for code, member in members.items()
+    ]
     signers = Signers.generate(members)
     signers.save(directory / "keys", passphrase)
-    ceremony.write(directory / "trust", ceremony.initialise(profiles, signers, now=now))
+    files.write(directory / "trust", ceremony.initialise(profiles, signers, now=now))
+    if registry:
+        _lay_registry(directory, registry, now)
 
 
-def issue_client(home: Path, identity: Identity, stem: str, *, address: str, now: datetime) -> Path:
+def lay_province(
+    home: Path,
+    member: Member,
+    *,
+    now: datetime,
+    rules: tuple[dict[str, Any], ...],
+    registry: RegistryPlace | None = None,
+    trial: bool = False,
+) -> Profile:
+    """Make a province's folder: its keys, its authority, certificates and configurations.
+
+    :param home: a new folder, named by the province's code.
+    :param trial: its role key lies with all others, and keys are used as soon as they are made.
+    :returns: the profile for the trust list, for the province to sign.
+    :raises TongxingError: the member or a rule is wrong.
+    """
+    code = known_province(member.province).code
+    RuleBook(rules)
+    home.mkdir(mode=0o700, parents=True)
+    key = PrivateKey.generate(Algorithm.ES256)
+    authority = make_authority(code, now=now, lifetime=_AUTHORITY_LIFE)
+    _write_private(home / "attestation-key.pem", key.to_pem())
+    _write_private(home / "authority-key.pem", authority.key)
+    (home / "authority.pem").write_bytes(authority.certificate)
+    seal_key = SealPrivateKey.generate()
+    _write_private(home / "seal-key.pem", seal_key.to_pem())
+    _write_identity(home, "node", authority, Identity(code, Role.NODE, "node-1"), now)
+    (home / "node.toml").write_text(_node_toml(member, registry, trial=trial), encoding="utf-8")
+    for name, role, stem in (
+        *(
+            (issuer, Role.ISSUER, "issuer" if at == 0 else f"issuer-{issuer}")
+            for at, issuer in enumerate(member.issuers)
+        ),
+        ("app", Role.APP, "app"),
+        ("admin", Role.ADMIN, "admin"),
+    ):
+        path = issue_client(home, Identity(code, role, name), stem, address=member.address, now=now)
+        if registry and role is Role.ADMIN:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"\n{_registry_toml(registry)}")
+    return Profile(
+        province=code,
+        keys=(AttestationKey(key.public, KeyState.ACTIVE, now.replace(microsecond=0)),),
+        tls_ca=authority.certificate.decode(),
+        addresses=(member.address,),
+        rules=rules,
+        seal_keys=(seal_key.public,),
+    )
+
+
+def issue_client(
+    home: Path,
+    identity: Identity,
+    stem: str,
+    *,
+    address: str,
+    now: datetime,
+    lifetime: timedelta = _LEAF_LIFE,
+) -> Path:
     """Issue a certificate from a province's folder, and the client's configuration beside it.
 
     :param home: the province's folder, with ``authority.pem`` and ``authority-key.pem``.
     :param stem: the files are ``STEM.pem``, ``STEM-key.pem`` and ``STEM.toml``.
     :returns: the configuration.
     """
-    try:
-        authority = Authority(
-            (home / "authority.pem").read_bytes(), (home / "authority-key.pem").read_bytes()
-        )
-    except OSError as error:
-        raise InvalidFieldError(
-            f"{home} holds no authority: {error.strerror}", field="directory"
-        ) from None
-    _write_identity(home, stem, authority, identity, now)
+    issue_into(home, stem, identity, now=now, lifetime=lifetime)
     path = home / f"{stem}.toml"
     path.write_text(
         f"# {identity.uri}\n"
@@ -157,7 +203,59 @@ def _write_private(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _node_toml(member: Member) -> str:
+def _lay_registry(directory: Path, registry: RegistryPlace, now: datetime) -> None:
+    """The registry's folder; its certificate is of the province that hosts it."""
+    host = directory / registry.province
+    home = directory / "registry"
+    home.mkdir(mode=0o700)
+    authority = Authority(
+        (host / "authority.pem").read_bytes(), (host / "authority-key.pem").read_bytes()
+    )
+    identity = Identity(registry.province, Role.REGISTRY, "registry-1")
+    _write_identity(home, "registry", authority, identity, now)
+    (home / "registry.toml").write_text(
+        f"""# The registry (登记处), hosted by {known_province(registry.province).en}.
+listen = {json.dumps(registry.address)}
+data = "data"
+
+[identity]
+certificate = "registry.pem"
+key = "registry-key.pem"
+
+[trust]
+root = "../trust/1.root.json"
+metadata = "../trust"
+
+[online]
+snapshot = ["../keys/snapshot.pem", "../keys/snapshot-next.pem"]
+timestamp = ["../keys/timestamp.pem", "../keys/timestamp-next.pem"]
+""",
+        encoding="utf-8",
+    )
+
+
+def _registry_toml(registry: RegistryPlace) -> str:
+    return f"""[trust.registry]
+address = {json.dumps(registry.address)}
+province = "{registry.province}"
+authority = "../{registry.province}/authority.pem"
+"""
+
+
+def _node_toml(member: Member, registry: RegistryPlace | None, *, trial: bool) -> str:
+    at_registry = ""
+    if registry and trial:
+        at_registry = f"""role_key = "../keys/p{member.province}.pem"
+
+{_registry_toml(registry)}
+[keys]
+min_published_hours = 0.0
+"""
+    elif registry:
+        at_registry = f"""role_key = "role-key.pem"
+role_passphrase_file = "role-passphrase"
+
+{_registry_toml(registry)}"""
     province = known_province(member.province)
     return f"""# The node of {province.en} ({province.zh}).
 province = "{member.province}"
@@ -167,16 +265,14 @@ data = "data"
 [identity]
 certificate = "node.pem"
 key = "node-key.pem"
+seal_key = "seal-key.pem"
 
 [trust]
 root = "../trust/1.root.json"
 metadata = "../trust"
-
+{at_registry}
 [signing]
 key = "attestation-key.pem"
-
-[subjects]
-keys = ["epoch-1.toml"]
 
 [store]
 url = "embedded"

@@ -7,12 +7,14 @@ starts must not depend on the event loop of who looks on.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,17 +25,26 @@ import grpc
 
 from exchange.client import Client
 from exchange.errors import StoreUnavailableError
-from exchange.trust import ceremony, refresh
+from exchange.subjects import EpochKey
+from exchange.trust import ceremony, files, refresh
+from exchange.trust.epochs import unseal
+from exchange.trust.files import Bundle, Files
+from exchange.trust.live import LiveTrust
 from exchange.trust.profile import Profile
 from exchange.trust.roles import role_name
+from exchange.trust.sealkeys import SealPrivateKey
 from exchange.trust.signers import Online, load_signer
 from exchange.trust.trustlist import TrustList
-from nodes.identity import server_name
-from nodes.setup import Member, initialise
+from nodes.config import RegistryConfig
+from nodes.identity import registry_name, server_name
+from nodes.peers.registry import Registry
+from nodes.setup import Member, RegistryPlace, initialise
 
 __all__ = ["TrialExchange", "wait_until"]
 
 START_SECONDS = 30.0
+REGISTRY = "registry"
+_TONGXING = (sys.executable, "-m", "nodes.cli")
 
 
 def wait_until(what: str, holds: Callable[[], bool], seconds: float) -> None:
@@ -54,6 +65,7 @@ class TrialExchange:
     :param directory: the exchange's folder; made if it is not there yet.
     :param issuers: the credit codes of a province's issuers, by code.
     :param rules: by province, in place of the published ones.
+    :param registry: whether a registry runs too, hosted by the first province.
     """
 
     def __init__(
@@ -63,19 +75,32 @@ class TrialExchange:
         *,
         issuers: Mapping[str, Sequence[str]] | None = None,
         rules: Mapping[str, tuple[dict[str, Any], ...]] | None = None,
+        registry: bool = False,
     ) -> None:
         self.directory = directory
         self.provinces = tuple(provinces)
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         if not (directory / "trust").exists():
-            ports = _free_ports(len(self.provinces))
+            *ports, registry_port = _free_ports(len(self.provinces) + 1)
             members = {
                 code: Member(code, f"127.0.0.1:{port}", tuple((issuers or {}).get(code, ())))
                 for code, port in zip(self.provinces, ports, strict=True)
             }
-            initialise(directory, members, now=datetime.now(UTC), rules=rules)
+            place = RegistryPlace(self.provinces[0], f"127.0.0.1:{registry_port}")
+            initialise(
+                directory,
+                members,
+                now=datetime.now(UTC),
+                rules=rules,
+                registry=place if registry else None,
+            )
         trust = self.trust()
         self.addresses = {code: trust.profile(code).addresses[0] for code in self.provinces}
+        self._all = self.provinces
+        settings = directory / REGISTRY / "registry.toml"
+        if settings.exists():
+            self._all = (REGISTRY, *self.provinces)
+            self.addresses[REGISTRY] = tomllib.loads(settings.read_text())["listen"]
 
     def __enter__(self) -> Self:
         return self
@@ -93,20 +118,54 @@ class TrialExchange:
         trust = self.directory / "trust"
         return refresh.load(trust, (trust / "1.root.json").read_bytes(), self.directory / "cache")
 
+    def epoch_key(self) -> EpochKey:
+        """The key that subject tokens are made with now, as a node opens it."""
+        code = self.provinces[0]
+        epoch = self.trust().epochs.current(datetime.now(UTC))
+        keys = SealPrivateKey.from_pem((self.directory / code / "seal-key.pem").read_bytes())
+        return unseal(epoch.sealed[code], epoch.number, code, keys)
+
     def publish(self, profile: Profile) -> None:
         """Sign a province's next profile, and publish it."""
         keys, trust = self.directory / "keys", self.directory / "trust"
         online = Online(load_signer(keys / "snapshot.pem"), load_signer(keys / "timestamp.pem"))
         signer = load_signer(keys / f"{role_name(profile.province)}.pem")
         now = datetime.now(UTC)
-        files = ceremony.publish_profile(ceremony.read(trust), profile, signer, online, now=now)
-        ceremony.write(trust, files)
+        current = files.read(trust)
+        files.write(trust, ceremony.publish_profile(current, profile, signer, online, now=now))
 
-    def client(self, province: str, who: str, *, of: str = "") -> Client:
+    async def submit(self, province: str, **changes: Any) -> int:
+        """Sign a province's next profile, and hand it to the registry.
+
+        :param changes: fields of the profile that change.
+        :returns: the version of the province's role that holds them.
+        """
+        bundle = Bundle.of(self.newest())
+        root = (self.directory / "trust" / "1.root.json").read_bytes()
+        current = refresh.load(bundle.files, root, self.directory / "cache").profile(province)
+        role = role_name(province)
+        version = bundle.versions.roles[role] + 1
+        signer = load_signer(self.directory / "keys" / f"{role}.pem")
+        profile = dataclasses.replace(current, **changes)
+        data = ceremony.sign_profile(profile, signer, version=version, now=datetime.now(UTC))
+        home, host = self.directory / province, self.directory / self.provinces[0]
+        place = RegistryConfig(
+            address=self.addresses[REGISTRY],
+            province=self.provinces[0],
+            authority=host / "authority.pem",
+        )
+        registry = Registry(place, home / "admin.pem", home / "admin-key.pem")
+        await registry.submit({f"{version}.{role}.json": data})
+        return version
+
+    def client(
+        self, province: str, who: str, *, of: str = "", trust: LiveTrust | None = None
+    ) -> Client:
         """A client of a province's node.
 
         :param who: ``issuer``, ``app``, ``admin`` or ``node``.
         :param of: the caller's own province, where it is another.
+        :param trust: a list that stays fresh; without it, the list as it is now.
         """
         home = self.directory / (of or province)
         return Client.from_files(
@@ -114,8 +173,21 @@ class TrialExchange:
             province=province,
             certificate=home / f"{who}.pem",
             key=home / f"{who}-key.pem",
-            trust=self.trust(),
+            trust=trust or self.trust(),
         )
+
+    def live_trust(self, name: str) -> LiveTrust:
+        """The trust list for an app that will keep it fresh by itself.
+
+        :param name: of its folder, which remembers what it has seen.
+        """
+        root = (self.directory / "trust" / "1.root.json").read_bytes()
+        return LiveTrust(self.newest(), root, self.directory / "live" / name)
+
+    def newest(self) -> Files:
+        """The trust list's files as they stand: at the registry, where there is one."""
+        mirror = self.directory / REGISTRY / "data" / "trust" / "mirror"
+        return files.read(mirror if mirror.exists() else self.directory / "trust")
 
     def log(self, province: str) -> Path:
         """Where a node's log goes."""
@@ -136,47 +208,58 @@ class TrialExchange:
         """
         return self._nodes.pop(province).wait(seconds)
 
-    def start(self, *provinces: str, environment: Mapping[str, str] | None = None) -> None:
+    def start(
+        self,
+        *provinces: str,
+        environment: Mapping[str, str] | None = None,
+        seconds: float = START_SECONDS,
+    ) -> None:
         """Start nodes (all, where none is named) and wait until they serve.
 
+        :param seconds: how long one may take.
         :raises StoreUnavailableError: one did not come up; with the last line of its log.
         """
-        starting = provinces or self.provinces
-        for code in starting:
-            config = self.directory / code / "node.toml"
-            with self.log(code).open("ab") as log:
-                self._nodes[code] = subprocess.Popen(  # noqa: S603 - our own interpreter
-                    [sys.executable, "-m", "nodes.cli", "node", "run", "--config", config],
+        starting = provinces or self._all
+        for name in starting:
+            home = self.directory / name
+            kind = REGISTRY if name == REGISTRY else "node"
+            with self.log(name).open("ab") as log:
+                self._nodes[name] = subprocess.Popen(  # noqa: S603 - our own interpreter
+                    [*_TONGXING, kind, "run", "--config", home / f"{kind}.toml"],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                     env={**os.environ, **(environment or {})},
                 )
-            (self.directory / code / "node.pid").write_text(str(self._nodes[code].pid))
-        for code in starting:
-            self._await_serving(code)
+            (home / "node.pid").write_text(str(self._nodes[name].pid))
+            if name == REGISTRY:
+                self._await_serving(name, seconds)
+        for name in starting:
+            self._await_serving(name, seconds)
 
-    def _await_serving(self, code: str) -> None:
-        home = self.directory / code
+    def _await_serving(self, name: str, seconds: float) -> None:
+        host = self.provinces[0] if name == REGISTRY else name
+        home = self.directory / host
         credentials = grpc.ssl_channel_credentials(
             (home / "authority.pem").read_bytes(),
             (home / "app-key.pem").read_bytes(),
             (home / "app.pem").read_bytes(),
         )
-        name = (("grpc.ssl_target_name_override", server_name(code)),)
-        end = time.monotonic() + START_SECONDS
+        bears = registry_name(host) if name == REGISTRY else server_name(host)
+        options = (("grpc.ssl_target_name_override", bears),)
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if self._nodes[code].poll() is not None:
+            if self._nodes[name].poll() is not None:
                 break
             with (
-                grpc.secure_channel(self.addresses[code], credentials, name) as channel,
+                grpc.secure_channel(self.addresses[name], credentials, options) as channel,
                 contextlib.suppress(grpc.FutureTimeoutError),
             ):
                 grpc.channel_ready_future(channel).result(timeout=0.3)
                 return
-        lines = self.log(code).read_text(encoding="utf-8").splitlines() or ["it said nothing"]
-        raise StoreUnavailableError(f"the node of {code} did not start: {lines[-1]}")
+        lines = self.log(name).read_text(encoding="utf-8").splitlines() or ["it said nothing"]
+        raise StoreUnavailableError(f"{name} did not start: {lines[-1]}")
 
     def signal(self, province: str, number: signal.Signals) -> None:
         """Send a node a signal."""

@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
@@ -31,12 +32,12 @@ from exchange.client import Client, DecisionMessage, Document, NewAttestation, P
 from exchange.errors import TongxingError
 from exchange.keys import Algorithm, PrivateKey, PublicKey
 from exchange.provinces import PROVINCES
-from exchange.subjects import EpochKey, mod_11_2
+from exchange.subjects import mod_11_2
 from exchange.trust import ceremony
+from exchange.trust import files as trust_files
 from exchange.trust.signers import Online, load_signer
 from exchange.v1 import recognition_service_pb2, types_pb2
 from nodes.cli import files
-from nodes.config import read_epoch_key
 from nodes.store.attestations import AttestationStore, NewRecord
 from nodes.trial import TrialExchange, wait_until
 
@@ -104,7 +105,7 @@ def write_travellers(path: Path, now: datetime) -> None:
 
 async def publish(client: Client, path: Path) -> list[Document]:
     """Publish the file; the travellers' documents."""
-    rows = [row for row in files.read(path) if isinstance(row, files.Row)]
+    rows = [row for row in files.read(path, None) if isinstance(row, files.Row)]
     begun = time.perf_counter()
     answers = [i async for i in client.publish_all((row.line, row.attestation) for row in rows)]
     took = time.perf_counter() - begun
@@ -158,12 +159,11 @@ def outcome(decision: DecisionMessage) -> str:
 async def forge(exchange: TrialExchange, victim: Document, now: datetime) -> None:
     """Put an attestation that Sichuan never signed into Sichuan's own store."""
     home = exchange.directory / SICHUAN
-    epoch: EpochKey = read_epoch_key(home / "epoch-1.toml")
     draft = publication.draft(
         nucleic_acid_test(victim, now - timedelta(hours=1)),
         province=SICHUAN,
         author=ISSUER_CREDIT_CODE,
-        epoch=epoch,
+        epoch=exchange.epoch_key(),
         now=now,
     )
     key = exchange.trust().profile(SICHUAN).keys[0].public
@@ -322,16 +322,25 @@ def up() -> None:
     if (directory / "trust").exists():
         renew(directory)
     exchange = open_exchange(directory)
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(exchange)
+        fill(exchange)
+        undo.pop_all()  # they stay
+
+
+def fill(exchange: TrialExchange) -> None:
+    """Start the nodes, publish the travellers, and say how to call the nodes."""
+    directory = exchange.directory
     exchange.start()
     now = datetime.now(UTC)
     path = HOME / "travellers.csv"
     write_travellers(path, now)
 
-    async def fill() -> list[Document]:
+    async def send() -> list[Document]:
         async with exchange.client(SICHUAN, "issuer") as hospital:
             return await publish(hospital, path)
 
-    document = asyncio.run(fill())[0]
+    document = asyncio.run(send())[0]
     home = directory / GUANGDONG
     kind = types_pb2.DocumentType.Name(document.type)
     number = document.number
@@ -361,7 +370,7 @@ def renew(directory: Path) -> None:
     """The timestamp lives for a day: sign it anew."""
     keys, trust = directory / "keys", directory / "trust"
     online = Online(load_signer(keys / "snapshot.pem"), load_signer(keys / "timestamp.pem"))
-    ceremony.write(trust, ceremony.renew(ceremony.read(trust), online, now=datetime.now(UTC)))
+    trust_files.write(trust, ceremony.renew(trust_files.read(trust), online, now=datetime.now(UTC)))
 
 
 def down() -> None:
@@ -375,7 +384,20 @@ def down() -> None:
     print(f"stopped {len(pids)} nodes" if pids else "none is running")
 
 
+class Ended(SystemExit):
+    """A signal asked for the end."""
+
+
+def end(number: int, _: FrameType | None) -> None:
+    """Leave by the way of every ``with``; a second signal must not cut the cleaning short."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    raise Ended(128 + number)
+
+
 if __name__ == "__main__":
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, end)
     commands = {"demo": demo, "up": up, "down": down}
     name = sys.argv[1] if len(sys.argv) > 1 else "demo"
     if name not in commands:
@@ -384,3 +406,6 @@ if __name__ == "__main__":
         commands[name]()
     except TongxingError as error:
         sys.exit(str(error))
+    except Ended as ended:  # all is stopped and removed
+        sys.stdout.flush()
+        os._exit(ended.code)  # threads of gRPC that were cut short somewhere may never end

@@ -211,11 +211,7 @@ def invented() -> Any:
 @pytest.fixture(scope="session")
 def epoch_key() -> Callable[[TrialExchange], EpochKey]:
     """Reads the key of an exchange's subject tokens."""
-    from nodes.config import read_epoch_key
-
-    return lambda exchange: read_epoch_key(
-        exchange.directory / exchange.provinces[0] / "epoch-1.toml"
-    )
+    return TrialExchange.epoch_key
 
 
 @pytest.fixture(scope="session")

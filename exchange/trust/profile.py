@@ -6,25 +6,31 @@ Plain JSON without fractions, for it is signed in TUF's canonical JSON, which ha
 from __future__ import annotations
 
 import enum
-import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from exchange.errors import InvalidFieldError, TrustListError, UnknownProvinceError
 from exchange.keys import PublicKey
 from exchange.provinces import province as look_up
+from exchange.trust.reading import (
+    read_list,
+    read_object,
+    read_text,
+    read_texts,
+    read_time,
+    write_time,
+)
+from exchange.trust.sealkeys import SealKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
 __all__ = ["AttestationKey", "KeyState", "Profile"]
 
-_RFC_3339: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
-)
 _DEPTH: Final = 32
 """How deep a rule may nest; far above any real one, far below Python's own limit."""
 
@@ -85,6 +91,8 @@ class Profile:
     :param addresses: where its nodes listen, as gRPC targets.
     :param rules: its recognition rules (互认规则) as JSON objects; `exchange.rules` reads them.
     :param status_lists: where its status lists are.
+    :param seal_keys: what the subject-token keys are sealed for (`exchange.trust.epochs`), the
+        newest first; two or more while it changes.
     :raises TrustListError: if it contradicts itself; the error names the field.
     """
 
@@ -94,6 +102,7 @@ class Profile:
     addresses: tuple[str, ...]
     rules: tuple[Mapping[str, object], ...] = ()
     status_lists: tuple[str, ...] = ()
+    seal_keys: tuple[SealKey, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -119,7 +128,7 @@ class Profile:
                     "public": key.public.to_pem().decode("ascii"),
                     "algorithm": key.public.algorithm.name,
                     "state": key.state.value,
-                    "since": key.since.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+                    "since": write_time(key.since),
                 }
                 for key in self.keys
             ],
@@ -127,6 +136,7 @@ class Profile:
             "addresses": list(self.addresses),
             "rules": [dict(rule) for rule in self.rules],
             "status_lists": list(self.status_lists),
+            "seal_keys": [key.to_json() for key in self.seal_keys],
         }
 
     @classmethod
@@ -136,74 +146,46 @@ class Profile:
         :param value: the parsed JSON.
         :raises TrustListError: if a field is missing, has another type or contradicts another.
         """
-        fields = _object(value, "profile")
+        fields = read_object(value, "profile")
         return cls(
-            province=_text(fields.get("province"), "province"),
+            province=read_text(fields.get("province"), "province"),
             keys=tuple(
                 _key(item, f"keys[{index}]")
-                for index, item in enumerate(_list(fields.get("keys"), "keys"))
+                for index, item in enumerate(read_list(fields.get("keys"), "keys"))
             ),
-            tls_ca=_text(fields.get("tls_ca"), "tls_ca"),
-            addresses=_texts(fields.get("addresses"), "addresses"),
+            tls_ca=read_text(fields.get("tls_ca"), "tls_ca"),
+            addresses=read_texts(fields.get("addresses"), "addresses"),
             rules=tuple(
-                _object(item, f"rules[{index}]")
-                for index, item in enumerate(_list(fields.get("rules"), "rules"))
+                read_object(item, f"rules[{index}]")
+                for index, item in enumerate(read_list(fields.get("rules"), "rules"))
             ),
-            status_lists=_texts(fields.get("status_lists", []), "status_lists"),
+            status_lists=read_texts(fields.get("status_lists", []), "status_lists"),
+            seal_keys=tuple(
+                SealKey.from_json(item, f"seal_keys[{index}]")
+                for index, item in enumerate(read_list(fields.get("seal_keys", []), "seal_keys"))
+            ),
         )
 
 
 def _key(value: object, field: str) -> AttestationKey:
-    fields = _object(value, field)
-    pem = _text(fields.get("public"), f"{field}.public")
+    fields = read_object(value, field)
+    pem = read_text(fields.get("public"), f"{field}.public")
     try:
         public = PublicKey.from_pem(pem.encode())
     except InvalidFieldError as error:
         raise TrustListError(error.message, field=f"{field}.public") from error
-    if _text(fields.get("kid"), f"{field}.kid") != public.kid.hex():
+    if read_text(fields.get("kid"), f"{field}.kid") != public.kid.hex():
         raise TrustListError("the kid is not that of the public key", field=f"{field}.kid")
-    if _text(fields.get("algorithm"), f"{field}.algorithm") != public.algorithm.name:
+    if read_text(fields.get("algorithm"), f"{field}.algorithm") != public.algorithm.name:
         raise TrustListError(
             f"the public key is one for {public.algorithm.name}", field=f"{field}.algorithm"
         )
-    state = _text(fields.get("state"), f"{field}.state")
+    state = read_text(fields.get("state"), f"{field}.state")
     if state not in KeyState.__members__:
         raise TrustListError(
             "unknown key state", field=f"{field}.state", remedy=f"one of {', '.join(KeyState)}"
         )
-    return AttestationKey(public, KeyState(state), _time(fields.get("since"), f"{field}.since"))
-
-
-def _object(value: object, field: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise TrustListError("must be an object", field=field)
-    return value
-
-
-def _list(value: object, field: str) -> list[object]:
-    if not isinstance(value, list):
-        raise TrustListError("must be an array", field=field)
-    return value
-
-
-def _text(value: object, field: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise TrustListError("must be a string that is not empty", field=field)
-    return value
-
-
-def _texts(value: object, field: str) -> tuple[str, ...]:
-    return tuple(_text(item, f"{field}[{index}]") for index, item in enumerate(_list(value, field)))
-
-
-def _time(value: object, field: str) -> datetime:
-    text = _text(value, field)
-    try:
-        if _RFC_3339.fullmatch(text):
-            return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise TrustListError("must be a time as in RFC 3339", field=field)
+    return AttestationKey(public, KeyState(state), read_time(fields.get("since"), f"{field}.since"))
 
 
 def _check_authority(pem: str) -> None:
@@ -215,8 +197,11 @@ def _check_authority(pem: str) -> None:
             remedy="publish the certificate alone, and replace the key if this list was shown",
         )
     try:
-        x509.load_pem_x509_certificates(pem.encode())
-    except ValueError as error:
+        # cryptography reads names and extensions only when asked. gRPC reads all at once, and stops
+        # at a certificate that it cannot read: in a pool, every authority behind it would be lost.
+        for each in x509.load_pem_x509_certificates(pem.encode()):
+            _ = each.subject, each.issuer, each.extensions, each.public_key()
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
         raise TrustListError("must be certificates in PEM", field="tls_ca") from error
 
 

@@ -1,6 +1,6 @@
 """Verify the trust list's files by TUF's client workflow (python-tuf's ``Updater``).
 
-The files come from a directory: whoever mirrors them, by whatever way, is not trusted. python-tuf
+Whoever the files come from, by whatever way, is not trusted. python-tuf
 reads the system's clock itself when it judges what is expired; nothing else here does.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tuf.api.exceptions import (
@@ -24,30 +25,32 @@ from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from exchange.errors import TongxingError, TrustListError
-from exchange.trust import roles
+from exchange.trust import forms, roles
+from exchange.trust.epochs import epochs_of
+from exchange.trust.files import LARGEST, TIMESTAMP, Bundle
 from exchange.trust.trustlist import TrustList
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tuf.api.metadata import DelegatedRole
     from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
+    from exchange.trust.files import Files
     from exchange.trust.profile import Profile
 
-__all__ = ["load"]
+__all__ = ["load", "verify"]
 
 _CONFIG: Final = UpdaterConfig(
     # Counted a look-up, not a refresh: the targets role and one province. A province that
     # delegates further is not followed.
     max_delegations=1,
-    root_max_length=256 * 1024,
-    timestamp_max_length=16 * 1024,
-    snapshot_max_length=128 * 1024,
-    targets_max_length=1024 * 1024,
+    root_max_length=LARGEST["root"],
+    timestamp_max_length=LARGEST["timestamp"],
+    snapshot_max_length=LARGEST["snapshot"],
+    targets_max_length=LARGEST["targets"],
 )
-_LARGEST: Final = 1024 * 1024
+_LARGEST: Final = max(LARGEST.values())
 
 _REFUSALS: Final[tuple[tuple[type[Exception], str, str], ...]] = (
     (
@@ -79,33 +82,32 @@ _REFUSALS: Final[tuple[tuple[type[Exception], str, str], ...]] = (
 )
 
 
-def load(metadata: Path, root: bytes, cache: Path) -> TrustList:
+def load(metadata: Path | Files, root: bytes, cache: Path) -> TrustList:
     """Verify the files of a trust list and read it.
 
     Blocks on files and, while another caller refreshes with the same cache, on its lock. What is
     cached is verified again each time; it serves only to notice a list older than one seen before,
     so whoever empties the cache loses that protection until the timestamp expires.
 
-    :param metadata: the directory of the files as published; it is only read.
+    :param metadata: the files as published, or their directory, which is only read.
     :param root: the bytes of the root that the operator pinned.
     :param cache: a directory of this exchange's; processes may share it.
     :raises TrustListError: if the list as a whole does not verify. A province whose own part does
         not is in `TrustList.unusable` instead.
     """
-    try:
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(cache):
-            refresh = _Refresh(
-                metadata_dir=str(cache),
-                metadata_base_url="trust:",
-                fetcher=_Directory(metadata),
-                config=_CONFIG,
-                bootstrap=root,
-            )
-            refresh.refresh()
-            return refresh.trust_list()
-    except (RepositoryError, DownloadError, OSError) as error:
-        raise _refusal(error) from error
+    with _refreshed(metadata, root, cache) as refreshed:
+        return refreshed.trust_list()
+
+
+def verify(files: Files, root: bytes, cache: Path) -> tuple[TrustList, Bundle]:
+    """Verify files as `load` does, and give back those that the list rests on, and no others.
+
+    Among them are the roots from the pinned one on; those before it nobody here can judge.
+
+    :raises TrustListError: as `load`.
+    """
+    with _refreshed(files, root, cache) as refreshed:
+        return refreshed.trust_list(), Bundle.of(refreshed.verified(files))
 
 
 class _Directory(FetcherInterface):
@@ -128,15 +130,53 @@ class _Directory(FetcherInterface):
         return iter((data,))
 
 
+class _AtHand(FetcherInterface):
+    """Where python-tuf would download, it is given what one call has fetched already."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        name = url.rpartition("/")[2]
+        data = self._files.get(name)
+        if data is None:
+            raise DownloadHTTPError(f"{name} is missing", 404)
+        if len(data) > _LARGEST:
+            raise DownloadLengthMismatchError(f"{name} has more than {_LARGEST} bytes")
+        return iter((data,))
+
+
 class _Refresh(Updater):
     """One refresh; an Updater can do no more than one."""
 
     _trusted_set: TrustedMetadataSet
 
+    def refresh(self) -> None:
+        self._pinned = self._trusted_set.root.version
+        super().refresh()
+
+    def verified(self, offered: Files) -> Files:
+        # Root, timestamp, snapshot and targets may differ from what was offered: python-tuf keeps
+        # what it has seen, and the cache holds just what it went by.
+        trusted, cache = self._trusted_set, Path(self._dir)
+        kept = {
+            TIMESTAMP: cache / TIMESTAMP,
+            f"{trusted.snapshot.version}.snapshot.json": cache / "snapshot.json",
+            f"{trusted.targets.version}.targets.json": cache / "targets.json",
+        }
+        for number in range(self._pinned, trusted.root.version + 1):
+            name = f"{number}.root.json"
+            kept[name] = cache / "root_history" / name
+        provinces = {
+            name: data for name, data in offered.items() if not name.endswith(".root.json")
+        }
+        return provinces | {name: path.read_bytes() for name, path in kept.items()}
+
     def trust_list(self) -> TrustList:
         # The Updater publishes nothing but targets; to read the rest back from the cache's files
         # would be to believe them unverified.
         trusted = self._trusted_set
+        forms.check_holders(trusted.root)
         profiles: dict[str, Profile] = {}
         unusable: dict[str, str] = {}
         for role in self._delegations():
@@ -156,6 +196,7 @@ class _Refresh(Updater):
             ),
             profiles=profiles,
             unusable=unusable,
+            epochs=epochs_of(trusted.targets),
         )
 
     def _delegations(self) -> list[DelegatedRole]:
@@ -172,6 +213,24 @@ class _Refresh(Updater):
         if target is None:
             raise TrustListError("its metadata holds no profile")
         return roles.profile_of(target, province)
+
+
+@contextmanager
+def _refreshed(metadata: Path | Files, root: bytes, cache: Path) -> Iterator[_Refresh]:
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(cache):
+            refresh = _Refresh(
+                metadata_dir=str(cache),
+                metadata_base_url="trust:",
+                fetcher=_Directory(metadata) if isinstance(metadata, Path) else _AtHand(metadata),
+                config=_CONFIG,
+                bootstrap=root,
+            )
+            refresh.refresh()
+            yield refresh
+    except (RepositoryError, DownloadError, OSError) as error:
+        raise _refusal(error) from error
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 The top-level targets role delegates to each province one terminating role, ``p510000``, for the
 paths ``p510000/*``. That role holds one target, ``p510000/profile``, whose ``custom`` is the
-profile itself; there is no target file to fetch.
+profile itself; there is no target file to fetch. The targets role itself holds one target,
+``subjects/epochs``, which carries the subject-token keys (`exchange.trust.epochs`) in the same way.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from datetime import timedelta
 from typing import Any, Final
 
+from securesystemslib.exceptions import FormatError
 from securesystemslib.formats import encode_canonical
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import DelegatedRole, TargetFile
@@ -19,6 +21,7 @@ from exchange.errors import TrustListError
 from exchange.trust.profile import Profile
 
 __all__ = [
+    "EPOCHS_PATH",
     "PROVINCE_LIFETIME",
     "ROOT_LIFETIME",
     "SNAPSHOT_LIFETIME",
@@ -27,6 +30,8 @@ __all__ = [
     "TIMESTAMP_LIFETIME",
     "delegated_role",
     "delegated_to",
+    "inline",
+    "inlined",
     "profile_of",
     "role_name",
     "target_file",
@@ -41,6 +46,9 @@ TIMESTAMP_LIFETIME: Final = timedelta(hours=24)
 
 THRESHOLD: Final = 2
 """How many key-holders must sign root and targets."""
+
+EPOCHS_PATH: Final = "subjects/epochs"
+"""The one target that the targets role itself holds."""
 
 _ROLE: Final = re.compile(r"p([0-9]{6})")
 
@@ -77,12 +85,32 @@ def delegated_to(role: DelegatedRole) -> str:
     return name[1]
 
 
-def target_file(profile: Profile) -> TargetFile:
-    """Make the target entry that carries a profile inline."""
-    content = profile.to_json()
-    target = TargetFile.from_data(target_path(profile.province), _canonical(content), ["sha256"])
+def inline(path: str, content: dict[str, Any]) -> TargetFile:
+    """Make a target entry that carries its content inline: there is no file to fetch."""
+    target = TargetFile.from_data(path, _canonical(content), ["sha256"])
     target.unrecognized_fields["custom"] = content
     return target
+
+
+def inlined(target: TargetFile) -> object:
+    """Read the content that a verified target entry carries.
+
+    :raises TrustListError: it carries none, or another than its digest names.
+    """
+    if not isinstance(target.custom, dict):
+        raise TrustListError("must be an object", field=target.path)
+    try:
+        target.verify_length_and_hashes(_canonical(target.custom))
+    except (LengthOrHashMismatchError, FormatError) as error:
+        raise TrustListError(
+            "the content is not the one that its digest names", field=target.path
+        ) from error
+    return target.custom
+
+
+def target_file(profile: Profile) -> TargetFile:
+    """Make the target entry that carries a profile inline."""
+    return inline(target_path(profile.province), profile.to_json())
 
 
 def profile_of(target: TargetFile, province: str) -> Profile:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from exchange.errors import TrustListError, UnknownProvinceError
+from exchange.trust.epochs import SubjectEpochs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +27,7 @@ class TrustList:
     :param expires: when the first of root, targets, snapshot and timestamp expires, UTC.
     :param profiles: each usable province's profile, by code.
     :param unusable: why a province that is delegated to cannot be used, by code.
+    :param epochs: the keys of subject tokens (主体标识), sealed for each province.
     """
 
     version: int
@@ -33,6 +35,7 @@ class TrustList:
     expires: datetime
     profiles: Mapping[str, Profile]
     unusable: Mapping[str, str]
+    epochs: SubjectEpochs = field(default_factory=SubjectEpochs)
     _by_kid: Mapping[bytes, tuple[tuple[str, AttestationKey], ...]] = field(
         init=False, repr=False, compare=False
     )

@@ -27,6 +27,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_BAD_SIGNATURE: _ClassVar[ErrorReason]
     ERROR_REASON_UNKNOWN_ISSUER: _ClassVar[ErrorReason]
     ERROR_REASON_DEADLINE: _ClassVar[ErrorReason]
+    ERROR_REASON_KEY_STEP: _ClassVar[ErrorReason]
+    ERROR_REASON_CONFLICT: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_CHECK_DIGIT: ErrorReason
@@ -48,3 +50,5 @@ ERROR_REASON_MALFORMED_OBJECT: ErrorReason
 ERROR_REASON_BAD_SIGNATURE: ErrorReason
 ERROR_REASON_UNKNOWN_ISSUER: ErrorReason
 ERROR_REASON_DEADLINE: ErrorReason
+ERROR_REASON_KEY_STEP: ErrorReason
+ERROR_REASON_CONFLICT: ErrorReason

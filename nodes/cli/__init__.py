@@ -15,7 +15,19 @@ from typing import Annotated
 import typer
 
 from exchange.errors import InvalidFieldError, TongxingError
-from nodes.cli import attestation, exchange_setup, node, output, recognize, trust
+from nodes.cli import (
+    attestation,
+    ceremony,
+    exchange_setup,
+    holding,
+    identity,
+    key,
+    node,
+    output,
+    recognize,
+    registry,
+    trust,
+)
 
 __all__ = ["app", "main", "run"]
 
@@ -38,17 +50,24 @@ trust.trust.command("init", short_help="Make a new exchange, for trials (新建�
 trust.trust.command("renew", short_help="Sign the timestamp anew (续签时间戳).")(
     exchange_setup.renew
 )
-identity = typer.Typer(no_args_is_help=True, help="Identities of clients (客户端身份).")
-identity.command("issue", short_help="Issue a client certificate (签发客户端证书).")(
-    exchange_setup.issue_identity
+trust.trust.add_typer(ceremony.propose, name="propose", short_help="Propose a change (提案).")
+for verb, words in (
+    (ceremony.review, "Show what a proposal changes (审阅提案)."),
+    (ceremony.sign, "Review a proposal and sign it (签署提案)."),
+    (ceremony.publish, "Publish what enough have signed (发布提案)."),
+    (ceremony.fetch, "Fetch the list's files (获取信任列表)."),
+    (ceremony.holders, "Who holds which keys (查看持有人)."),
+):
+    trust.trust.command(verb.__name__, short_help=words)(verb)
+trust.trust.add_typer(holding.keys, name="key")
+trust.trust.add_typer(holding.profiles, name="profile")
+app.add_typer(identity.identity, name="identity")
+app.add_typer(key.key, name="key")
+node.app.command("init", short_help="Make a province's folder (建立省级文件夹).")(
+    exchange_setup.init_node
 )
-app.add_typer(identity, name="identity")
 app.add_typer(node.app, name="node", short_help="A province's node (省级节点).")
-
-
-@identity.callback()
-def _noun() -> None:
-    """Keep the verb, though there is one only."""
+app.add_typer(registry.app, name="registry", short_help="The registry (登记处).")
 
 
 def _version(wanted: bool) -> None:

@@ -12,10 +12,11 @@ from uuid import UUID
 
 import typer
 
-from exchange.errors import DeadlineError, InvalidFieldError, StoreUnavailableError, TongxingError
+from exchange.errors import DeadlineError, InvalidFieldError, TongxingError
 from nodes.cli import client, files, output, prompts, publishing
 from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
+from nodes.cli.rows import IgnoreColumnsOption, column_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,7 +128,7 @@ def publish(
     try:
         published, already = client.call(client_file, lambda node: node.publish(new))
     except TongxingError as error:
-        if isinstance(error, (StoreUnavailableError, DeadlineError)):
+        if error.retry_after is not None or isinstance(error, DeadlineError):
             # It may stand there: only the same id keeps a second try from doubling it.
             again = f"to try again without a double, give the same id: {new.attestation_id}"
             error.remedy = f"{error.remedy}; {again}" if error.remedy else again
@@ -161,8 +162,10 @@ def _from_file(file: str, given: Mapping[str, str]) -> NewAttestation:
 def publish_file(
     file: Annotated[Path, typer.Argument(help="CSV or JSON Lines. 文件。", show_default=False)],
     report: Annotated[
-        Path | None, typer.Option(help="A CSV file for every refused row. 不合规记录清单。")
+        Path | None,
+        typer.Option(help="A CSV file for every row: its outcome and id. 逐行结果清单。"),
     ] = None,
+    ignore_columns: IgnoreColumnsOption = "",
     client_file: ClientOption = None,
     form: FormOption = Form.PRETTY,
 ) -> None:
@@ -171,7 +174,8 @@ def publish_file(
     A bad row is named and fails alone. Run it again after an interruption: what stands already is
     not published twice. Exit code 1 if a row was refused or the stream broke.
     """
-    done = publishing.publish_file(file, report, client_file, form)
+    ignore = column_names(ignore_columns)
+    done = publishing.publish_file(file, report, client_file, form, ignore=ignore)
     raise typer.Exit(0 if done else 1)
 
 

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,10 +26,13 @@ from pydantic import Field
 
 from exchange.errors import ExpiredError, InvalidFieldError, TrustListError
 from nodes import settings
+from nodes.config import RegistryConfig
 from nodes.settings import ProvinceCode, Section
 
 if TYPE_CHECKING:
     from exchange.client import Client
+    from exchange.trust.files import Files
+    from exchange.trust.live import LiveTrust
     from exchange.trust.trustlist import TrustList
 
 __all__ = ["ClientConfig", "ClientOption", "TrustFiles", "call", "load", "trust_list"]
@@ -46,11 +48,12 @@ ClientOption = Annotated[
 
 
 class TrustFiles(Section):
-    """The pinned root, the folder of TUF metadata, and a folder for what was seen before."""
+    """The pinned root, the folder of TUF metadata, one for what was seen before; the registry."""
 
     root: Path
     metadata: Path
     cache: Path = Path("trust-cache")
+    registry: RegistryConfig | None = None
 
 
 class ClientConfig(Section):
@@ -77,48 +80,88 @@ def load(path: Path | None) -> ClientConfig:
     return settings.read(path, ClientConfig)
 
 
-def trust_list(files: TrustFiles) -> TrustList:
-    """Verify the trust list.
+def trust_list(config: TrustFiles) -> TrustList:
+    """Verify the newest trust list at hand.
 
     :raises TrustListError: it does not verify, or the pinned root cannot be read.
     """
-    from exchange.trust import refresh
+    return _at_hand(config)()
+
+
+def _at_hand(config: TrustFiles) -> LiveTrust:
+    """The newest of the folder of metadata and what an earlier command brought home."""
+    from exchange.trust import files
+    from exchange.trust.files import TIMESTAMP, Bundle
 
     try:
-        root = files.root.read_bytes()
+        root = config.root.read_bytes()
     except OSError as error:
         raise TrustListError(
-            f"{files.root}: {error.strerror}",
+            f"{config.root}: {error.strerror}",
             field="trust.root",
             remedy="name the root that was handed over and pinned",
         ) from None
-    return refresh.load(files.metadata, root, files.cache)
+    found = files.read(config.metadata)
+    mirror = _mirror(config)
+    if (mirror / TIMESTAMP).exists():
+        kept = files.read(mirror)
+        if Bundle.of(kept).versions.timestamp > Bundle.of(found).versions.timestamp:
+            found = kept
+    return _live(found, root, config)
+
+
+def _live(found: Files, root: bytes, config: TrustFiles) -> LiveTrust:
+    from exchange.trust.live import LiveTrust
+
+    return LiveTrust(found, root, config.cache)
+
+
+def _mirror(config: TrustFiles) -> Path:
+    return config.cache / "mirror"
 
 
 def call(path: Path | None, work: Callable[[Client], Awaitable[_T]]) -> _T:
     """Connect to the node of a client's configuration, and do some work with it.
+
+    The trust list is brought up to date on the way: from the node, or from the registry where one
+    is configured and the list at hand is too old to know the node by.
 
     :raises TongxingError: the configuration, the trust list or the certificate is unusable, or
         what the work raises.
     """
     config = load(path)
     certificate, key = _credentials(config, datetime.now(UTC))
-    trust = trust_list(config.trust)
-    # What the core logs about a failed handshake comes again in the error's one line.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from exchange.client import Client
+    from exchange.client import Client, WrongNodeError
+    from exchange.trust import files
 
-    async def connected() -> _T:
+    async def connected(trust: LiveTrust) -> _T:
         async with Client(
-            config.node,
-            province=config.province,
-            certificate=certificate,
-            key=key,
-            trust=lambda: trust,
+            config.node, province=config.province, certificate=certificate, key=key, trust=trust
         ) as client:
+            if await client.refresh_trust():
+                files.write(_mirror(config.trust), trust.files)
             return await work(client)
 
-    return asyncio.run(connected())
+    async def run() -> _T:
+        try:
+            return await connected(_at_hand(config.trust))
+        except (TrustListError, WrongNodeError):
+            if config.trust.registry is None:
+                raise
+        return await connected(await _from_registry(config))
+
+    return asyncio.run(run())
+
+
+async def _from_registry(config: ClientConfig) -> LiveTrust:
+    from exchange.trust import files
+    from nodes.peers.registry import Registry
+
+    assert config.trust.registry is not None  # noqa: S101 - for mypy
+    found = await Registry(config.trust.registry, config.certificate, config.key).fetch()
+    trust = _live(found, config.trust.root.read_bytes(), config.trust)
+    files.write(_mirror(config.trust), trust.files)
+    return trust
 
 
 def _credentials(config: ClientConfig, now: datetime) -> tuple[bytes, bytes]:

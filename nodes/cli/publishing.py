@@ -1,4 +1,4 @@
-"""``tongxing attestation publish-file``: one file over one stream, and a word on every bad row."""
+"""``tongxing attestation publish-file``: one file over one stream, and a word on every row."""
 
 from __future__ import annotations
 
@@ -7,84 +7,87 @@ import csv
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from exchange.errors import InternalError, InvalidFieldError, StoreUnavailableError, TongxingError
+from exchange.errors import DeadlineError, InternalError, InvalidFieldError, TongxingError
 from nodes.cli import client, files, output
 from nodes.cli.files import BadRow, Row
 from nodes.cli.output import Form
+from nodes.cli.rows import Teller
 
 if TYPE_CHECKING:
     from exchange.client import Client, Item
     from exchange.v1.attestation_service_pb2 import NewAttestation
 
-__all__ = ["Refusal", "Report", "publish_file"]
+__all__ = ["Outcome", "Report", "publish_file"]
 
 _SHOWN = 20
-_COLUMNS = ("line", "field", "reason", "message", "remedy", "attestation_id")
+_COLUMNS = ("line", "outcome", "attestation_id", "field", "reason", "message", "remedy")
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A row that was not published."""
+class Outcome:
+    """What became of a row.
+
+    :param error: why it was refused; its field is the column.
+    """
 
     line: int
-    field: str
-    reason: str
-    message: str
-    remedy: str
     attestation_id: str = ""
-    retryable: bool = False
+    already_published: bool = False
+    error: TongxingError | None = None
 
     @classmethod
-    def of_row(cls, row: BadRow) -> Refusal:
-        """A row that does not read."""
-        return cls(row.line, row.field, InvalidFieldError.reason, row.message, row.remedy)
+    def of_bad_row(cls, row: BadRow) -> Outcome:
+        """Of a row that does not read."""
+        error = InvalidFieldError(row.message, field=row.field, remedy=row.remedy)
+        return cls(row.line, error=error)
 
     @classmethod
-    def of_error(cls, line: int, attestation_id: str, error: TongxingError) -> Refusal:
-        """A row that the node refused."""
-        return cls(
-            line,
-            files.column_of(error.field),
-            error.reason,
-            error.message,
-            error.remedy,
-            attestation_id,
-            error.retry_after is not None,
-        )
-
-    def __str__(self) -> str:
-        where = f", {self.field}" if self.field else ""
-        then = f"; {self.remedy}" if self.remedy else ""
-        again = " (may be tried again 可重试)" if self.retryable else ""
-        return f"line {self.line}{where}: {self.message}{then}{again}"
+    def of_item(cls, item: Item, attestation_id: str) -> Outcome:
+        """Of a row that the node answered for; its id is the row's own."""
+        if item.error:
+            item.error.field = files.column_of(item.error.field)
+        return cls(item.index, attestation_id, item.already_published, item.error)
 
     def values(self) -> dict[str, Any]:
         """Its columns in the report."""
-        return {name: getattr(self, name) for name in _COLUMNS}
+        names = ("published", "already_published")
+        values = {
+            "line": self.line,
+            "outcome": "refused" if self.error else names[self.already_published],
+            "attestation_id": self.attestation_id,
+        }
+        if error := self.error:
+            values |= {name: getattr(error, name) for name in _COLUMNS[3:]}
+        return values
 
 
-@dataclass
 class Report:
-    """Counts, the first refusals, and all of them in a file.
+    """Counts, the first refusals, and every row in a file, in the order of the rows.
 
-    Rows are read in a thread and answered in the event loop, so both come here.
+    Rows are read in a thread and answered in the event loop, so both come here. An outcome is held
+    back until those of all rows before it are there: as many as are on their way.
+
+    :param teller: tells of a refused row.
+    :param file: where every row's outcome goes, as CSV.
     """
 
-    file: TextIO | None = None
-    published: int = 0
-    already: int = 0
-    refused: int = 0
-    retryable: int = 0
-    first: list[Refusal] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def __post_init__(self) -> None:
-        self._writer = csv.DictWriter(self.file, _COLUMNS) if self.file else None
+    def __init__(self, teller: Teller, file: TextIO | None = None) -> None:
+        self.published = 0
+        self.already = 0
+        self.refused = 0
+        self.retryable = 0
+        self.first: list[Outcome] = []
+        self._teller = teller
+        self._lock = threading.Lock()
+        self._expected: deque[int] = deque()
+        self._settled: dict[int, Outcome] = {}
+        self._writer = csv.DictWriter(file, _COLUMNS) if file else None
         if self._writer:
             self._writer.writeheader()
 
@@ -93,27 +96,40 @@ class Report:
         """How many stand in the node's store."""
         return self.published + self.already
 
-    def accept(self, *, already: bool) -> None:
-        """Count a row that stands in the store."""
-        self.already += already
-        self.published += not already
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Count a row that was not published, and tell of it."""
+    def expect(self, line: int) -> None:
+        """Learn that a row was read, before its outcome is known."""
         with self._lock:
-            self.refused += 1
-            self.retryable += refusal.retryable
-            if self._writer:
-                self._writer.writerow(refusal.values())
-            if self.refused <= _SHOWN:
-                self.first.append(refusal)
-                output.print_line(str(refusal))
+            self._expected.append(line)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Count the outcome of an expected row, and tell of it once its turn has come."""
+        with self._lock:
+            if error := outcome.error:
+                self.refused += 1
+                self.retryable += error.retry_after is not None
+            else:
+                self.already += outcome.already_published
+                self.published += not outcome.already_published
+            self._settled[outcome.line] = outcome
+            while self._expected and self._expected[0] in self._settled:
+                self._tell(self._settled.pop(self._expected.popleft()))
 
     def close(self) -> None:
-        """Tell how many refusals were not shown."""
+        """Tell of what waited for rows that got no answer, and how many refusals were not shown."""
+        with self._lock:
+            for line in sorted(self._settled):
+                self._tell(self._settled.pop(line))
         if self.refused > _SHOWN:
-            where = "--report FILE lists them all" if self.file is None else "the report has them"
+            where = "the report has them" if self._writer else "--report FILE lists them all"
             output.print_line(f"… and {self.refused - _SHOWN:,} more rows; {where}")
+
+    def _tell(self, outcome: Outcome) -> None:
+        if self._writer:
+            self._writer.writerow(outcome.values())
+        if outcome.error and len(self.first) < _SHOWN:
+            self.first.append(outcome)
+            again = " (may be tried again 可重试)" if outcome.error.retry_after else ""
+            output.print_line(self._teller.words(outcome.line, outcome.error) + again)
 
     def summary(self) -> str:
         """The counts in words."""
@@ -132,29 +148,42 @@ class Report:
             "already_published": self.already,
             "refused": self.refused,
             "retryable": self.retryable,
-            "first_refusals": [refusal.values() for refusal in self.first],
+            "first_refusals": [outcome.values() for outcome in self.first],
         }
 
 
-def publish_file(file: Path, report: Path | None, client_file: Path | None, form: Form) -> bool:
+def publish_file(
+    file: Path,
+    report: Path | None,
+    client_file: Path | None,
+    form: Form,
+    *,
+    ignore: Collection[str] = (),
+) -> bool:
     """Publish a file.
 
+    :param ignore: columns to be passed over, by their names in the header.
     :returns: whether every row stands in the node's store.
     :raises TongxingError: nothing was published: the file, the report or the client's
         configuration is unusable.
     """
-    rows = _begun(files.read(file))
+    client.load(client_file)
+    ids_key = client_file.with_suffix(".ids-key") if client_file else None
+    rows = _begun(file, files.read(file, ids_key, ignore=ignore, key_created=_tell_of_key))
     with _report(report, file) as kept, _progress(file) as advance:
         sending = _Sending(rows, kept, advance)
         broken: TongxingError | None = None
         try:
             client.call(client_file, sending.run)
         except TongxingError as error:
+            if not sending.connected:
+                raise
             broken = _explained(error, kept)
         except KeyboardInterrupt:
+            kept.close()
             output.print_line(f"{kept.summary()}; {_AGAIN}")
             raise
-    kept.close()
+        kept.close()
     if form is Form.JSON:
         end = {"error": output.error_document(broken)} if broken else {}
         output.print_json(kept.document() | end)
@@ -169,16 +198,27 @@ _AGAIN = "run the same command again to complete it: nothing is published twice"
 
 
 def _explained(error: TongxingError, kept: Report) -> TongxingError:
-    if kept.acknowledged or isinstance(error, StoreUnavailableError):
+    completes = error.retry_after is not None or isinstance(error, DeadlineError)
+    if kept.acknowledged or completes:
         error.message = f"{error.message} ({kept.acknowledged:,} were acknowledged)"
+    if completes or (kept.acknowledged and isinstance(error, InternalError)):
         error.remedy = f"{error.remedy}; {_AGAIN}" if error.remedy else _AGAIN
     return error
 
 
-def _begun(rows: Iterator[Row | BadRow]) -> Iterator[Row | BadRow]:
+def _begun(file: Path, rows: Iterator[Row | BadRow]) -> Iterator[Row | BadRow]:
     """The same, with what is wrong with the file as a whole raised here, before a connection."""
     first = next(rows, None)
-    return iter(()) if first is None else itertools.chain((first,), rows)
+    if first is None:
+        raise InvalidFieldError("holds no record", field=file.name, remedy="is it the right file?")
+    return itertools.chain((first,), rows)
+
+
+def _tell_of_key(path: Path) -> None:
+    output.print_line(
+        f"made {path}, the key for the ids of rows that have none (编号密钥): keep it, it belongs "
+        "to the issuer; with another one, the same rows would be published twice"
+    )
 
 
 class _Sending:
@@ -187,6 +227,7 @@ class _Sending:
     def __init__(
         self, rows: Iterator[Row | BadRow], report: Report, advance: Callable[[], None]
     ) -> None:
+        self.connected = False
         self._rows = rows
         self._report = report
         self._advance = advance
@@ -198,6 +239,7 @@ class _Sending:
 
         :raises TongxingError: the stream broke, or the rest of the file cannot be read.
         """
+        self.connected = True
         async for item in node.publish_all(self._outgoing()):
             self._take(item)
         if self._failure:
@@ -208,8 +250,9 @@ class _Sending:
     def _outgoing(self) -> Iterator[tuple[int, NewAttestation]]:
         try:
             for row in self._rows:
+                self._report.expect(row.line)
                 if isinstance(row, BadRow):
-                    self._report.refuse(Refusal.of_row(row))
+                    self._report.settle(Outcome.of_bad_row(row))
                     self._advance()
                 else:
                     self._sent[row.line] = row.attestation.attestation_id
@@ -221,17 +264,14 @@ class _Sending:
         attestation_id = self._sent.pop(item.index, None)
         if attestation_id is None or item.attestation_id not in ("", attestation_id):
             raise InternalError("the node answered for what was not sent")
-        if item.error:
-            self._report.refuse(Refusal.of_error(item.index, attestation_id, item.error))
-        else:
-            self._report.accept(already=item.already_published)
+        self._report.settle(Outcome.of_item(item, attestation_id))
         self._advance()
 
 
 @contextlib.contextmanager
 def _report(path: Path | None, source: Path) -> Iterator[Report]:
     if path is None:
-        yield Report()
+        yield Report(Teller(source))
         return
     if path.exists() and path.samefile(source):
         raise InvalidFieldError(
@@ -242,7 +282,7 @@ def _report(path: Path | None, source: Path) -> Iterator[Report]:
     except OSError as error:
         raise InvalidFieldError(f"{path}: {error.strerror}", field="--report") from None
     with file:
-        yield Report(file)
+        yield Report(Teller(source), file)
 
 
 @contextlib.contextmanager

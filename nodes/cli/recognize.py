@@ -16,6 +16,7 @@ from nodes.cli import client, files, output, prompts
 from nodes.cli.client import ClientOption
 from nodes.cli.files import BadRow
 from nodes.cli.output import Form, FormOption
+from nodes.cli.rows import IgnoreColumnsOption, Teller, column_names
 
 if TYPE_CHECKING:
     from exchange.client import Client, DecisionMessage, Document
@@ -54,6 +55,7 @@ def recognize(
         Path | None,
         typer.Option(help="CSV with document_type and document_number: many holders. 批量文件。"),
     ] = None,
+    ignore_columns: IgnoreColumnsOption = "",
     purpose: Annotated[
         Purpose, typer.Option(case_sensitive=False, help="Why it is asked for. 查询目的。")
     ] = Purpose.ENTRY_CHECK,
@@ -70,7 +72,8 @@ def recognize(
             raise InvalidFieldError(
                 "goes without --document-number", field="--file", remedy="give one or the other"
             )
-        raise typer.Exit(_Batch(purpose, form).run(file, client_file))
+        batch = _Batch(file, purpose, form)
+        raise typer.Exit(batch.run(client_file, column_names(ignore_columns)))
     row = {"document_type": document_type, "document_number": document_number or "0"}
     files.document_from_columns(row)
     row["document_number"] = prompts.document_number(document_number)
@@ -111,7 +114,9 @@ def _outcome(decision: DecisionMessage) -> str:
 class _Batch:
     """A file of holders, asked about in chunks; each answer is printed as soon as it is there."""
 
-    def __init__(self, purpose: Purpose, form: Form) -> None:
+    def __init__(self, file: Path, purpose: Purpose, form: Form) -> None:
+        self._file = file
+        self._teller = Teller(file)
         self._purpose = _purpose(purpose)
         self._form = form
         self._outcomes: Counter[str] = Counter()
@@ -119,13 +124,15 @@ class _Batch:
         self._refused = 0
         self._items: list[dict[str, Any]] = []
 
-    def run(self, file: Path, client_file: Path | None) -> int:
+    def run(self, client_file: Path | None, ignore: list[str]) -> int:
         """Ask about all; the exit code.
 
         :raises TongxingError: the file, the client's configuration or the node is unusable.
         """
-        rows = files.documents(file)
+        rows = files.documents(self._file, ignore=ignore)
         chunk = list(itertools.islice(rows, _AT_ONCE))
+        if not chunk:
+            raise InvalidFieldError("holds no record", field=self._file.name)
 
         async def ask(node: Client) -> None:
             nonlocal chunk
@@ -162,9 +169,7 @@ class _Batch:
 
     def _refuse(self, line: int, error: TongxingError) -> None:
         self._refused += 1
-        where = f", {error.field}" if error.field else ""
-        then = f"; {error.remedy}" if error.remedy else ""
-        output.print_line(f"line {line}{where}: {error.message}{then}")
+        output.print_line(self._teller.words(line, error))
         if self._form is Form.JSON:
             self._items.append({"line": line, "status": output.error_document(error)})
 
@@ -228,10 +233,13 @@ def print_decision(decision: DecisionMessage) -> None:
         console.print(
             output.table(
                 "依据 Evidence",
-                ("kind", "issuer", "holder", "sampled", "expires", "verdict"),
-                (_evidence(piece) for piece in decision.evidence),
+                ("", "kind", "issuer", "holder", "sampled", "expires", "verdict"),
+                ((str(at), *_evidence(piece)) for at, piece in enumerate(decision.evidence, 1)),
             )
         )
+        for at, piece in enumerate(decision.evidence, 1):
+            if identifier := piece.attestation.attestation_id:
+                console.print(output.plain(f"  {at} 编号 id {identifier}"))
     console.print(
         output.table(
             "各地答复 Answers",

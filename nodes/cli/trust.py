@@ -63,6 +63,9 @@ def _document(found: TrustList) -> dict[str, Any]:
             {"zh": PROVINCES[code].zh, "en": PROVINCES[code].en, **profile.to_json()}
             for code, profile in sorted(found.profiles.items())
         ],
+        "epochs": [
+            {**epoch.to_json(), "sealed": sorted(epoch.sealed)} for epoch in found.epochs.epochs
+        ],
         "unusable": [
             {"province": code, "why": why} for code, why in sorted(found.unusable.items())
         ],
@@ -93,6 +96,21 @@ def _print(found: TrustList) -> None:
                     str(len(profile.rules)),
                 )
                 for code, profile in sorted(found.profiles.items())
+            ),
+        )
+    )
+    console.print(
+        output.table(
+            "主体标识密钥 Subject epochs",
+            ("epoch", "from", "until", "sealed for"),
+            (
+                (
+                    str(epoch.number),
+                    output.moment(epoch.starts),
+                    output.moment(epoch.ends),
+                    output.lines(output.province_name(code) for code in sorted(epoch.sealed)),
+                )
+                for epoch in found.epochs.epochs
             ),
         )
     )

@@ -11,9 +11,7 @@ import inspect
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import grpc
@@ -34,11 +32,13 @@ from exchange.errors import (
     NoIdentityError,
     TongxingError,
 )
+from exchange.pair import Pair
 from exchange.trust.trustlist import TrustList
 from nodes.authorization import Authorization
 from nodes.call import Call
 from nodes.identity import Identity, IdentityVerifier
 from nodes.services.validation import check
+from nodes.tlsfiles import TlsFiles
 
 __all__ = ["GrpcioDoor", "Service"]
 
@@ -47,7 +47,6 @@ log = structlog.get_logger(__name__)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LARGEST_REQUEST = 4 * 1024 * 1024
-_CONNECTION_AGE_MS = 30 * 60 * 1000
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -62,45 +61,47 @@ class Service(Protocol):
         """The proto service."""
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files of the node's certificate and key."""
-
-    certificate: Path
-    key: Path
-
-
 class GrpcioDoor:
     """Serves a node's services on one address.
 
-    :param province: the node's own.
+    :param province: the node's own; None for a registry.
     :param listen: ``host:port``; port 0 takes a free one.
+    :param tls: the node's certificate and key, shown to whoever connects; it follows them.
+    :param connection_seconds: how long a connection lives, give or take a tenth: an authority that
+        is withdrawn ends no connection by itself.
+    :param connection_grace_seconds: how long calls under way then have.
     """
 
     def __init__(
         self,
         *,
-        province: str,
+        province: str | None,
         listen: str,
         tls: TlsFiles,
         services: Iterable[Service],
         clock: Callable[[], datetime],
+        connection_seconds: float = 30 * 60,
+        connection_grace_seconds: float = 60,
     ) -> None:
         self._listen = listen
         self._tls = tls
+        tls.on_change(self._renew)
+        self._province = province
         self._services = tuple(services)
         self._clock = clock
         self._authorization = Authorization(province, [s.descriptor for s in self._services])
         self._identities = IdentityVerifier({})
+        self._roots = b""
         self._credentials: Any = None
+        self._handed_over: Any = None
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=[
                 # Two nodes on one port would each get half of the calls.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", _LARGEST_REQUEST),
-                ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
-                ("grpc.max_connection_age_grace_ms", 60_000),
+                ("grpc.max_connection_age_ms", int(connection_seconds * 1000)),
+                ("grpc.max_connection_age_grace_ms", int(connection_grace_seconds * 1000)),
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ]
@@ -110,10 +111,25 @@ class GrpcioDoor:
         """Trust the authorities of the provinces in the list, for new connections and calls."""
         authorities = {code: profile.tls_ca.encode() for code, profile in trust.profiles.items()}
         self._identities = IdentityVerifier(authorities)
+        self._roots = self._identities.pool(first=self._province)
+        self._renew(self._tls.current)
+
+    def _renew(self, pair: Pair) -> None:
         self._credentials = grpc.ssl_server_certificate_configuration(
-            [(self._tls.key.read_bytes(), self._tls.certificate.read_bytes())],
-            root_certificates=b"\n".join(authorities.values()),
+            [(pair.key, pair.certificate)], root_certificates=self._roots
         )
+
+    def _changed_credentials(self) -> Any:
+        """What is new since the last handshake; None, which spares building it again, if nothing.
+
+        gRPC calls it for each handshake, one after the other, on threads of its core: it must not
+        block, and only hands over what lies ready.
+        """
+        credentials = self._credentials
+        if credentials is self._handed_over:
+            return None
+        self._handed_over = credentials
+        return credentials
 
     async def open(self) -> int:
         """Listen and serve.
@@ -124,14 +140,13 @@ class GrpcioDoor:
         for service in self._services:
             self._register(service)
         self._register_standard()
+        self._handed_over = self._credentials
         try:
             port = self._server.add_secure_port(
                 self._listen,
                 grpc.dynamic_ssl_server_credentials(
-                    self._credentials,
-                    # Called for each handshake on a thread of the core: it only hands over what
-                    # `follow` has made ready.
-                    lambda: self._credentials,
+                    self._handed_over,
+                    self._changed_credentials,
                     require_client_authentication=True,
                 ),
             )
@@ -209,44 +224,48 @@ class _Wrapped:
 
     def handler(self, serve: Callable[..., Any]) -> Handler:
         """The handler around a service's method."""
+        if self._method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._stream(serve, self._read_all))
         if self._method.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream(serve))
+            return grpc.unary_stream_rpc_method_handler(self._stream(serve, self._read))
         return grpc.unary_unary_rpc_method_handler(self._unary(serve))
 
     def _unary(
         self, serve: Callable[[Any, Call], Awaitable[Message | bytes]]
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        door, path, request_class = self._door, self._path, self._request
+        door, path = self._door, self._path
 
         async def handle(data: bytes, context: Context) -> bytes:
             request_id = _request_id(context)
             try:
                 call = door.admit(path, context, request_id)
-                request = _parsed(request_class, data)
-                check(request)
-                answer = await serve(request, call)
+                answer = await serve(self._read(data), call)
                 return answer if type(answer) is bytes else answer.SerializeToString()  # type: ignore[union-attr]
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
                 await _refuse(error, path, context, request_id)
 
         return handle
 
+    def _read(self, data: bytes) -> Message:
+        request = _parsed(self._request, data)
+        check(request)
+        return request
+
+    async def _read_all(self, incoming: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        # The service checks what it reads, so that a bad item fails alone.
+        async for data in incoming:
+            yield _parsed(self._request, data)
+
     def _stream(
-        self, serve: Callable[[AsyncIterator[Any], Call], AsyncIterator[Message]]
-    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
-        door, path, request_class = self._door, self._path, self._request
+        self, serve: Callable[[Any, Call], AsyncIterator[Message]], read: Callable[[Any], Any]
+    ) -> Callable[[Any, Context], AsyncIterator[bytes]]:
+        door, path = self._door, self._path
 
-        async def handle(incoming: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async def handle(incoming: Any, context: Context) -> AsyncIterator[bytes]:
             request_id = _request_id(context)
-
-            async def requests() -> AsyncIterator[Message]:
-                # The service checks what it reads, so that a bad item fails alone.
-                async for data in incoming:
-                    yield _parsed(request_class, data)
-
             try:
                 call = door.admit(path, context, request_id)
-                async for answer in serve(requests(), call):
+                async for answer in serve(read(incoming), call):
                     yield answer.SerializeToString()
             except ExceptionGroup as group:
                 await _refuse(group.exceptions[0], path, context, request_id)

@@ -7,22 +7,25 @@ asks for that province's name: whoever answers is that province.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import ipaddress
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 
+from exchange.link import Endpoint, Link
+from exchange.pair import Pair
 from exchange.recognition import Reply
 from exchange.trust.profile import Profile
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import peer_service_pb2 as pb
 from nodes.call import Call
 from nodes.identity import server_name
+from nodes.tlsfiles import TlsFiles
 
 __all__ = ["Peers"]
 
@@ -33,13 +36,16 @@ MOST_TOKENS = 1000
 
 _FETCH = "/tongxing.v1.PeerService/FetchAttestations"
 _LARGEST_ANSWER = 16 * 1024 * 1024
+_PATIENCE_SECONDS = 5.0
+"""How long a peer that moved, or changed its authority, is still called as before."""
+_GRACE_SECONDS = 30.0
+"""Longer than any call to a peer: what is under way on a replaced channel ends by itself."""
 
 
 @dataclass(slots=True)
 class _Peer:
-    profile: Profile
-    channel: grpc.aio.Channel
-    fetch: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+    province: str
+    link: Link
     up: bool = True
 
 
@@ -47,59 +53,50 @@ class Peers:
     """The other provinces in the trust list.
 
     :param province: this node's own province.
-    :param certificate: PEM file of the node's certificate; ``key`` of its key.
+    :param tls: the node's certificate and key; it follows them.
     :param timeout: seconds that a peer has for an answer, at most.
     """
 
-    def __init__(self, province: str, certificate: Path, key: Path, timeout: float) -> None:
+    def __init__(self, province: str, tls: TlsFiles, timeout: float) -> None:
         self._province = province
-        self._certificate = certificate
-        self._key = key
+        self._tls = tls
+        tls.on_change(self._present)
         self._timeout = timeout
         self._peers: dict[str, _Peer] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def follow(self, trust: TrustList) -> None:
-        """Open channels to who is new or has moved, and close those of who has left."""
+        """Open channels to who is new, move those of who has moved, close those of who has left."""
         wanted = {
             code: profile
             for code, profile in trust.profiles.items()
             if code != self._province and profile.addresses
         }
         for code, peer in list(self._peers.items()):
-            new = wanted.get(code)
-            if (
-                new is None
-                or new.addresses != peer.profile.addresses
-                or new.tls_ca != peer.profile.tls_ca
-            ):
+            if code not in wanted:
                 del self._peers[code]
-                task = asyncio.get_running_loop().create_task(peer.channel.close(grace=5))
+                task = asyncio.get_running_loop().create_task(peer.link.close(_GRACE_SECONDS))
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
         for code, profile in wanted.items():
-            if code not in self._peers:
-                self._peers[code] = self._open(profile)
+            endpoint = self._endpoint(profile)
+            if code in self._peers:
+                self._peers[code].link.move(endpoint)
+            else:
+                self._peers[code] = _Peer(code, _link(endpoint))
 
-    def _open(self, profile: Profile) -> _Peer:
-        channel = grpc.aio.secure_channel(
+    def _present(self, pair: Pair) -> None:
+        """Go by a new certificate; each peer is called with the old one until it takes the new."""
+        for peer in self._peers.values():
+            peer.link.move(dataclasses.replace(peer.link.endpoint, pair=pair))
+
+    def _endpoint(self, profile: Profile) -> Endpoint:
+        return Endpoint(
             _target(profile.addresses),
-            grpc.ssl_channel_credentials(
-                root_certificates=profile.tls_ca.encode(),
-                private_key=self._key.read_bytes(),
-                certificate_chain=self._certificate.read_bytes(),
-            ),
-            options=[
-                ("grpc.ssl_target_name_override", server_name(profile.province)),
-                ("grpc.max_receive_message_length", _LARGEST_ANSWER),
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.keepalive_timeout_ms", 5_000),
-                ("grpc.max_reconnect_backoff_ms", 5_000),
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.enable_retries", 0),
-            ],
+            server_name(profile.province),
+            profile.tls_ca.encode(),
+            self._tls.current,
         )
-        return _Peer(profile, channel, channel.unary_unary(_FETCH))
 
     async def fetch(
         self, tokens: Sequence[bytes], call: Call, trust: TrustList
@@ -109,7 +106,8 @@ class Peers:
         :returns: by province, the signed attestations for each token in order; or a `Reply` where
             there is no answer (it did not come in time, or cannot be used).
         """
-        budget = call.budget(asyncio.get_running_loop().time(), self._timeout)
+        time = asyncio.get_running_loop().time
+        end = time() + call.budget(time(), self._timeout)
         requests = [
             pb.FetchAttestationsRequest(
                 subject_tokens=tokens[at : at + MOST_TOKENS]
@@ -117,27 +115,41 @@ class Peers:
             for at in range(0, len(tokens), MOST_TOKENS)
         ]
         metadata = (("x-request-id", call.request_id),)
+
+        def ask(peer: _Peer) -> list[Awaitable[bytes]]:
+            method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+            method = peer.link.channel.unary_unary(_FETCH)
+            left = max(0.0, end - time())
+            return [method(request, timeout=left, metadata=metadata) for request in requests]
+
         # A call runs from when it is made: all of them at once, without a task for each.
-        asked = [
-            (peer, [peer.fetch(r, timeout=budget, metadata=metadata) for r in requests])
-            for peer in self._peers.values()
-        ]
+        asked = [(peer, ask(peer)) for peer in self._peers.values()]
         replies: dict[str, Reply | list[list[bytes]]] = {
             code: Reply(code, None)
             for code in (*trust.profiles, *trust.unusable)
             if code != self._province
         }
         for peer, calls in asked:
-            replies[peer.profile.province] = await self._answer(peer, calls, len(tokens))
+            replies[peer.province] = await self._answer(peer, calls, ask, len(tokens))
         return replies
 
     @staticmethod
     async def _answer(
-        peer: _Peer, calls: Sequence[Awaitable[bytes]], expected: int
+        peer: _Peer,
+        calls: Sequence[Awaitable[bytes]],
+        ask: Callable[[_Peer], Sequence[Awaitable[bytes]]],
+        expected: int,
     ) -> Reply | list[list[bytes]]:
-        code = peer.profile.province
+        code = peer.province
         try:
-            answers = [await call for call in calls]
+            try:
+                answers = [await call for call in calls]
+            except grpc.aio.AioRpcError as error:
+                # A connection that ends of age may take calls with it that nobody has served: they
+                # are made once more. gRPC's own retries would cost every call a seventh.
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or not peer.up:
+                    raise
+                answers = [await call for call in ask(peer)]
         except grpc.aio.AioRpcError as error:
             if peer.up:
                 peer.up = False
@@ -159,10 +171,31 @@ class Peers:
             return Reply(code, None, readable=False)
         return subjects
 
+    def channels(self) -> list[tuple[str, grpc.aio.Channel]]:
+        """Each peer's channel as it is now."""
+        return [(code, peer.link.channel) for code, peer in self._peers.items()]
+
     async def close(self) -> None:
         """Close every channel."""
-        await asyncio.gather(*(peer.channel.close() for peer in self._peers.values()))
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*(peer.link.close() for peer in self._peers.values()))
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+def _link(endpoint: Endpoint) -> Link:
+    return Link(
+        endpoint,
+        options=[
+            ("grpc.max_receive_message_length", _LARGEST_ANSWER),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.max_reconnect_backoff_ms", 5_000),
+            ("grpc.enable_retries", 0),
+        ],
+        patience=_PATIENCE_SECONDS,
+        grace=_GRACE_SECONDS,
+    )
 
 
 def _target(addresses: Sequence[str]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -12,14 +13,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from exchange import attestations, publication, status, views
 from exchange.attestations import Attestation, AttestationVerifier
-from exchange.errors import InternalError, InvalidFieldError, TongxingError, TrustListError
-from exchange.keys import Signer
-from exchange.subjects import EpochKey
+from exchange.errors import (
+    IdTakenError,
+    InternalError,
+    InvalidFieldError,
+    TongxingError,
+)
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import attestation_service_pb2 as pb
 from nodes.call import Call
+from nodes.keyring import Keyring
 from nodes.services.validation import check
-from nodes.store.attestations import AttestationStore, NewRecord
+from nodes.store.attestations import AttestationStore, NewRecord, Published
+from nodes.subjects import SubjectKeys
 
 __all__ = ["AttestationService"]
 
@@ -37,18 +43,18 @@ class AttestationService:
         *,
         province: str,
         store: AttestationStore,
-        signer: Signer,
+        keyring: Keyring,
         verifier: AttestationVerifier,
         trust: Callable[[], TrustList],
-        epochs: Sequence[EpochKey],
+        subjects: SubjectKeys,
         clock: Callable[[], datetime],
     ) -> None:
         self._province = province
         self._store = store
-        self._signer = signer
+        self._keyring = keyring
         self._verifier = verifier
         self._trust = trust
-        self._epochs = epochs
+        self._subjects = subjects
         self._clock = clock
 
     async def publish_attestation(
@@ -116,39 +122,54 @@ class AttestationService:
         if request.WhichOneof("content") == "signed_attestation":
             signed = request.signed_attestation
             attestation = self._accept_signed(signed, call, now)
+            await self._check_superseded(attestation, (attestation.token,), call)
+            stored = await self._stored(attestation, signed)
         else:
-            self._check_key()
-            signed = b""
-            attestation = publication.draft(
-                request.attestation,
-                province=self._province,
-                author=call.caller.name,
-                epoch=self._epochs[0],
-                now=now,
-            )
-        await self._check_superseded(attestation, call)
-        stored = await self._store.publish(
+            attestation, stored = await self._publish_new(request.attestation, call, now)
+        if stored.already:
+            attestation = self._verifier.verify(stored.signed, self._trust(), now)
+        return stored.signed, attestation, stored.already
+
+    async def _publish_new(
+        self, message: pb.NewAttestation, call: Call, now: datetime
+    ) -> tuple[Attestation, Published]:
+        key, ends = self._subjects.current(now)
+        drafted = publication.draft(
+            message, province=self._province, author=call.caller.name, epoch=key, now=now
+        )
+        _check_outlived(drafted, ends, "attestation.expire_time")
+        if drafted.supersedes is not None:
+            await self._check_superseded(drafted, self._tokens(message, now), call)
+        try:
+            return drafted, await self._stored(drafted)
+        except IdTakenError:
+            # Perhaps by the same fact, first published under the epoch before.
+            old = await self._store.record(drafted.id.bytes)
+            if old is None or old.token not in self._tokens(message, now):
+                raise
+            again = replace(drafted, token=old.token)
+            return again, await self._stored(again)
+
+    def _tokens(self, message: pb.NewAttestation, now: datetime) -> Collection[bytes]:
+        """The holder's tokens under every epoch in force."""
+        document = publication.read_document(message.document, now, field="attestation.document")
+        return [document.token(key) for key in self._subjects.in_force(now)]
+
+    async def _stored(self, attestation: Attestation, signed: bytes = b"") -> Published:
+        return await self._store.publish(
             NewRecord(
                 id=attestation.id.bytes,
                 token=attestation.token,
                 issuer=attestation.issuer.credit_code,
                 digest=attestations.digest(attestation),
                 expires=int(attestation.expires_at.timestamp()),
-                signed=signed or attestations.sign(attestation, self._signer),
+                signed=signed or self._signed(attestation),
             )
         )
-        if stored.already:
-            attestation = self._verifier.verify(stored.signed, self._trust(), now)
-        return stored.signed, attestation, stored.already
 
-    def _check_key(self) -> None:
-        """A key that was retired or revoked while the node runs signs nothing more."""
-        public = self._signer.public
-        if not self._trust().signs(self._province, public):
-            raise TrustListError(
-                f"the node's key {public.kid.hex()} is no longer ACTIVE in the trust list",
-                remedy="the node's operator must configure the key that is",
-            )
+    def _signed(self, attestation: Attestation) -> bytes:
+        # Chosen anew each time: what was retired or revoked while the node runs signs nothing more.
+        return attestations.sign(attestation, self._keyring.signer(self._trust()))
 
     def _accept_signed(self, signed: bytes, call: Call, now: datetime) -> Attestation:
         field = "signed_attestation"
@@ -164,15 +185,19 @@ class AttestationService:
         code = attestation.issuer.credit_code
         publication.check_author(code, call.caller.name, field=f"{field}.health.issuer.credit_code")
         epoch = int.from_bytes(attestation.token[:4])
-        if epoch not in {key.epoch for key in self._epochs}:
+        ends = self._subjects.ends(epoch, now)
+        if ends is None:
             raise InvalidFieldError(f"epoch {epoch} is not in use", field=f"{field}.sub")
+        _check_outlived(attestation, ends, f"{field}.exp")
         return attestation
 
-    async def _check_superseded(self, attestation: Attestation, call: Call) -> None:
+    async def _check_superseded(
+        self, attestation: Attestation, tokens: Collection[bytes], call: Call
+    ) -> None:
         if attestation.supersedes is None:
             return
         old = await self._store.record(attestation.supersedes.bytes)
-        if old is None or old.issuer != call.caller.name or old.token != attestation.token:
+        if old is None or old.issuer != call.caller.name or old.token not in tokens:
             raise InvalidFieldError(
                 "no live attestation of this issuer and holder bears the id",
                 field="attestation.supersedes",
@@ -204,4 +229,14 @@ class AttestationService:
         attestation = self._verifier.verify(signed, self._trust(), self._clock())
         return pb.GetAttestationResponse(
             attestation=views.attestation_to_proto(signed, attestation)
+        )
+
+
+def _check_outlived(attestation: Attestation, ends: datetime, field: str) -> None:
+    """Refuse what nobody would ask for any more while it still counts: it might be a red."""
+    if attestation.expires_at > ends:
+        raise InvalidFieldError(
+            f"outlives the epoch of its subject token, which ends at {ends:%Y-%m-%dT%H:%M:%SZ}",
+            field=field,
+            remedy="the exchange's next epoch is due; until then, give an earlier end",
         )

@@ -13,13 +13,14 @@ from exchange.attestations import AttestationVerifier
 from exchange.errors import TongxingError
 from exchange.publication import read_document
 from exchange.recognition import Decision, Reply, recognize
-from exchange.subjects import Document, EpochKey
+from exchange.subjects import Document
 from exchange.v1 import recognition_service_pb2 as pb
 from exchange.v1 import types_pb2
 from nodes.call import Call
 from nodes.peers.fetch import Peers
 from nodes.services.validation import check
 from nodes.store.attestations import AttestationStore
+from nodes.subjects import SubjectKeys
 from nodes.trust import TrustKeeper
 
 __all__ = ["RecognitionService"]
@@ -43,7 +44,7 @@ class RecognitionService:
         peers: Peers,
         verifier: AttestationVerifier,
         trust: TrustKeeper,
-        epochs: Sequence[EpochKey],
+        subjects: SubjectKeys,
         clock: Callable[[], datetime],
     ) -> None:
         self._province = province
@@ -51,7 +52,7 @@ class RecognitionService:
         self._peers = peers
         self._verifier = verifier
         self._trust = trust
-        self._epochs = epochs
+        self._subjects = subjects
         self._clock = clock
 
     async def recognize(self, request: pb.RecognizeRequest, call: Call) -> pb.RecognizeResponse:
@@ -88,7 +89,9 @@ class RecognitionService:
     async def _decide(self, documents: Sequence[Document], call: Call) -> list[Decision]:
         if not documents:
             return []
-        tokens = [[document.token(key) for key in self._epochs] for document in documents]
+        asked_at = self._clock()
+        keys, complete = self._subjects.in_force(asked_at), self._subjects.complete(asked_at)
+        tokens = [[document.token(key) for key in keys] for document in documents]
         flat = [token for group in tokens for token in group]
         own, others = await asyncio.gather(
             self._own(flat), self._peers.fetch(flat, call, self._trust.current())
@@ -100,7 +103,7 @@ class RecognitionService:
         for index, group in enumerate(tokens):
             if index % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
-            at = index * len(self._epochs)
+            at = index * len(keys)
             decisions.append(
                 recognize(
                     [
@@ -117,6 +120,7 @@ class RecognitionService:
                     trust=trust,
                     verifier=self._verifier,
                     now=now,
+                    complete=complete,
                 )
             )
         return decisions

@@ -13,25 +13,40 @@ The braces keep the keys of one id, or of one subject, on one server of a cluste
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+import structlog
+
+from exchange import attestations, cose
 from exchange.errors import (
     IdTakenError,
     InvalidFieldError,
     NotFoundError,
     RevokedError,
     StoreUnavailableError,
+    TongxingError,
 )
 from nodes.store.connection import Connection
 from nodes.store.writer import BatchWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
 
+    from exchange.facts import Kind
     from nodes.store.connection import Command
 
 __all__ = ["AttestationStore", "NewRecord", "Published", "Record"]
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+
+SUBJECTS_AT_ONCE: Final = b"50"
+"""How many keys a step of a scan looks at: some milliseconds of a thread, then others' turn."""
 
 TOMBSTONE: Final = b"\x00"
 """What a revoked attestation's value begins with; no COSE_Sign1 does (CBOR 0x00 is a number)."""
@@ -228,6 +243,49 @@ class AttestationStore:
             if isinstance(reply, StoreUnavailableError):
                 raise reply
         return [_all_live(reply) for reply in replies]
+
+    async def census(
+        self, judge: Callable[[bytes, datetime], _T]
+    ) -> Counter[tuple[bytes, Kind, _T]]:
+        """Count the live attestations.
+
+        Goes through the whole store in small steps, others' calls in between, and remembers none.
+        What is published or ends meanwhile may be counted or not; what is there throughout is
+        counted at least once, and twice only while the server makes its tables smaller.
+
+        :param judge: says something of a kid (8 bytes) and a time of issue; it runs in a thread.
+        :return: a number for each kid, kind and answer of the judge.
+        """
+        found: Counter[tuple[bytes, Kind, _T]] = Counter()
+        cursor = b"0"
+        while True:
+            cursor, keys = await self._reads.execute(
+                *(b"SCAN", cursor, b"MATCH", b"s:{*}", b"COUNT", SUBJECTS_AT_ONCE)
+            )
+            replies = await self._reads.pipeline([(b"HVALS", key) for key in set(keys)])
+            for reply in replies:
+                if isinstance(reply, StoreUnavailableError):
+                    raise reply
+            if signed := [each for reply in replies for each in _all_live(reply)]:
+                found.update(await asyncio.to_thread(_tally, signed, judge))
+            if cursor == b"0":
+                return found
+
+
+def _tally(
+    signed: Iterable[bytes], judge: Callable[[bytes, datetime], _T]
+) -> Counter[tuple[bytes, Kind, _T]]:
+    found: Counter[tuple[bytes, Kind, _T]] = Counter()
+    for each in signed:
+        try:
+            message = cose.parse(each, cose.ObjectType.ATTESTATION)
+            attestation = attestations.decode(message.payload)
+        except TongxingError as error:
+            log.warning("store.unreadable", why=str(error))  # nobody would accept it
+            continue
+        kind = attestation.fact.kind
+        found[message.kid, kind, judge(message.kid, attestation.issued_at)] += 1
+    return found
 
 
 def _subject_key(token: bytes) -> bytes:

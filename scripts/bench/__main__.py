@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scripts.bench import bare, served
+from scripts.bench import bare, served, trust
 from scripts.bench.field import HOME, Field
 from scripts.bench.load import Load
 from scripts.bench.measure import Figure
@@ -45,6 +45,7 @@ class Bench:
             "batch": lambda case: served.batch(case, self._field(_THREE), rounds, seconds),
             "verify": lambda case: bare.verify(case, rounds, seconds),
             "rules": lambda case: bare.rules(case, rounds, seconds),
+            "trust": lambda case: trust.refreshes(case, rounds),
         }
 
     def _field(self, provinces: tuple[str, ...]) -> Field:

@@ -263,6 +263,15 @@ def test_a_silent_province_is_named(world: Any) -> None:
     assert "四川省" not in decision.reason.zh
 
 
+def test_a_green_does_not_stand_where_a_subject_epoch_could_not_be_asked_for(world: Any) -> None:
+    negative = reply(world, SICHUAN, "negative 2h")
+    red = reply(world, HUBEI, "positive 2h")
+    decision = decide(world, negative, complete=False)
+    assert concluded(decision) == "INDETERMINATE UNSPECIFIED UNAVAILABLE"
+    assert "Guangdong" in decision.reason.en
+    assert decide(world, negative, red, complete=False).colour is Colour.RED
+
+
 def test_a_refusal_says_what_would_be_accepted(world: Any) -> None:
     decision = decide(world, reply(world, SICHUAN, "negative 50h"))
     assert decision.reason.en == "no rule accepts it; needed: the rule negative-48h"

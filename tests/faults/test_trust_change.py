@@ -118,7 +118,7 @@ async def test_a_revoked_key_is_refused_everywhere_without_a_restart(
     assert decision.trust_version == exchange.trust().version
     await until_followed(exchange)
     # Its own node signs no more with it: nobody would accept what it signed.
-    with pytest.raises(TrustListError, match="no longer ACTIVE"):
+    with pytest.raises(TrustListError, match="is ACTIVE"):
         await issuer.publish(people.tested())
     (item,) = [item async for item in issuer.publish_all([(1, people.tested())])]
     assert isinstance(item.error, TrustListError)
@@ -178,7 +178,7 @@ async def test_tampered_metadata_is_refused_and_the_old_serves_on(
         return verified(exchange, "440000")[1]
 
     why = await until("it is refused", refused)
-    assert why[-1].startswith("trust.metadata: the trust list is refused")
+    assert why[-1].startswith("trust.metadata: ")
     decision = await app.recognize(message.document, CHECK)
     assert (decision.outcome, decision.trust_version) == (RECOGNIZED, version)
     await issuer.publish(people.tested())
@@ -272,8 +272,12 @@ async def test_a_node_that_moves_is_found_at_its_new_address(exchange, people, p
     away = dataclasses.replace(profiles["510000"], addresses=("127.0.0.1:1",))
     exchange.publish(away)
     await until_followed(exchange)
-    decision = await app.recognize(message.document, CHECK)
-    assert decision.outcome == recognition.OUTCOME_INDETERMINATE
+
+    async def left():
+        decision = await app.recognize(message.document, CHECK)
+        return decision.outcome == recognition.OUTCOME_INDETERMINATE
+
+    await until("its old address is left", left)  # not before a new channel had its time
     exchange.publish(profiles["510000"])
     await until_followed(exchange)
 
@@ -284,13 +288,13 @@ async def test_a_node_that_moves_is_found_at_its_new_address(exchange, people, p
 
 
 def test_a_profile_by_another_provinces_key_is_not_published(exchange):
-    from exchange.trust import ceremony
+    from exchange.trust import ceremony, files
     from exchange.trust.signers import Online, load_signer
 
     keys = exchange.directory / "keys"
     with pytest.raises(TrustListError, match="did not sign"):
         ceremony.publish_profile(
-            ceremony.read(exchange.directory / "trust"),
+            files.read(exchange.directory / "trust"),
             exchange.trust().profile("510000"),
             load_signer(keys / "p440000.pem"),
             Online(load_signer(keys / "snapshot.pem"), load_signer(keys / "timestamp.pem")),

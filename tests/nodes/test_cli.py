@@ -825,7 +825,14 @@ def test_the_trust_list_is_shown(
 ) -> None:
     assert run(["trust", "show", *client_file(exchange, SICHUAN, "app")]) == 0
     shown = capsys.readouterr().out
-    for words in ("version 1", "广东省", "Sichuan", "ES256 ACTIVE", exchange.addresses[SICHUAN]):
+    for words in (
+        "version 1",
+        "广东省",
+        "Sichuan",
+        "ES256 ACTIVE",
+        exchange.addresses[SICHUAN],
+        "Subject epochs",
+    ):
         assert words in shown
     trust = exchange.directory / "trust"
     arguments = ["trust", "show", "--trust", str(trust)]
@@ -835,6 +842,8 @@ def test_the_trust_list_is_shown(
     document = json.loads(capsys.readouterr().out)
     assert [part["province"] for part in document["provinces"]] == [GUANGDONG, SICHUAN]
     assert document["provinces"][1]["zh"] == "四川省"
+    (epoch,) = document["epochs"]
+    assert (epoch["epoch"], epoch["sealed"]) == (1, [GUANGDONG, SICHUAN])
     assert document["unusable"] == []
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import uuid
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from exchange.facts import FACTS, fact_fields
 from exchange.subjects import DocumentType
 from exchange.v1 import attestation_service_pb2 as pb
 from exchange.v1 import types_pb2
-from nodes.cli.files import COLUMNS, BadRow, Row, count, read
+from nodes.cli import files
+from nodes.cli.files import COLUMNS, BadRow, Row, count, names_of
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "travellers.py"
 NOW = datetime(2020, 3, 1, 4, 0, tzinfo=UTC)
@@ -59,6 +61,12 @@ GOOD = {
 }
 VACCINE = {"kind": "VACCINATION", "result": "", "product": "BBIBP-CorV", "dose": "2", "doses": "2"}
 BARE = [column for column in HEADER if column != "attestation_id"]
+KEY = "issuer.ids-key"
+
+
+def read(path: Path, ignore: Collection[str] = ()) -> Iterator[Row | BadRow]:
+    """The file, read with a key beside it."""
+    return files.read(path, path.with_name(KEY), ignore=ignore)
 
 
 def cells(*, header: list[str] = HEADER, **changes: str) -> list[str]:
@@ -117,7 +125,7 @@ def test_the_travellers_file_reads_back_whole(tmp_path):
         assert kind == given_["kind"].lower()
         sampled = getattr(said.fact, kind).sample_time.ToDatetime(UTC)
         assert sampled == datetime.fromisoformat(given_["sample_time"])
-    assert not path.with_name("travellers.csv.ids").exists()
+    assert not path.with_name(KEY).exists()
 
 
 def test_every_field_of_every_kind_has_its_column():
@@ -364,6 +372,37 @@ def test_an_unknown_column_is_refused_with_the_nearest_name(write):
     assert "发证机构名称?" in error.remedy
 
 
+@pytest.mark.parametrize("name", ["序号", "备注", "row", "id"])
+def test_a_column_like_none_has_no_false_friend_for_a_remedy(write, name):
+    error = refusal(write(table([*cells(), "1"], header=[*HEADER, name])))
+    assert error.field == name
+    assert error.remedy == f"leave the column out, or pass it over with --ignore-columns {name}"
+
+
+def test_a_column_without_a_name_is_refused(write):
+    assert refusal(write(table([*cells(), "1"], header=[*HEADER, " "]))).field == "header"
+
+
+def test_columns_to_be_ignored_are_passed_over_and_no_others(write):
+    header = ["序号", *HEADER, "Remarks here"]
+    path = write(table(["1", *cells(), "\0"], ["2", *cells(result="?"), ""], header=header))
+    good, bad = read(path, ignore=["序号", "remarks HERE", "absent"])
+    assert good.attestation.document.number == NUMBER
+    assert (bad.line, bad.field) == (3, "result")
+    with pytest.raises(InvalidFieldError) as caught:
+        list(read(path, ignore=["序号"]))
+    assert caught.value.field == "remarks_here"
+    with pytest.raises(InvalidFieldError) as caught:
+        list(read(path, ignore=["序号", "Remarks here", "kind"]))
+    assert (caught.value.field, caught.value.message) == ("kind", "the column is missing")
+
+
+def test_the_names_in_the_header_are_known(write):
+    path = write("证件 号码,x,NAME,姓名\n".encode("gb18030"))
+    assert names_of(path) == {"holder_name": "姓名"}
+    assert names_of(write("{}", "a.jsonl")) == {}
+
+
 def test_a_missing_required_column_is_refused(write):
     error = refusal(write(table(cells()[:-1], header=HEADER[:-1])))
     assert error.field == "issuer_name"
@@ -444,17 +483,34 @@ def test_an_id_keeps_when_other_rows_are_corrected_or_come_before(write):
     assert corrected != before
 
 
-def test_another_key_gives_other_ids(write):
-    text = table(bare(), header=BARE)
-    assert ids_of(write(text, "a.csv")) != ids_of(write(text, "b.csv"))
+def test_the_issuers_key_gives_the_same_ids_whatever_the_file_and_its_encoding(write, tmp_path):
+    key = tmp_path / KEY
+    made = []
+    for name, encoding in (("a.csv", "utf-8"), ("copy.csv", "gb18030"), ("b.csv", "utf-8-sig")):
+        path = write(table(bare(), bare(), header=BARE).encode(encoding), name)
+        made.append([row.attestation.attestation_id for row in files.read(path, key)])
+    assert made[0] == made[1] == made[2]
+    other = files.read(path, tmp_path / "other.ids-key")
+    assert made[0] != [row.attestation.attestation_id for row in other]
 
 
-def test_the_journal_holds_a_key_alone_and_is_the_owners(write):
-    path = write(table(bare(), header=BARE))
-    ids_of(path)
-    journal = path.with_name("travellers.csv.ids")
-    assert stat.S_IMODE(journal.stat().st_mode) == 0o600
-    assert len(bytes.fromhex(journal.read_text().strip())) == 32
+def test_without_a_key_a_record_without_an_id_is_refused(write):
+    good, bad = files.read(write(table(cells(), cells(attestation_id=""))), None)
+    assert isinstance(good, Row)
+    assert isinstance(bad, BadRow)
+    assert (bad.line, bad.field) == (3, "attestation_id")
+    assert "give the column" in bad.remedy
+
+
+def test_the_key_is_the_owners_and_its_making_is_told_once(write, tmp_path):
+    path = write(table(bare(), bare(), header=BARE))
+    key = tmp_path / KEY
+    told = []
+    for _ in range(2):
+        list(files.read(path, key, key_created=told.append))
+    assert told == [key]
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert len(bytes.fromhex(key.read_text().strip())) == 32
 
 
 def test_an_empty_id_cell_is_given_an_id_and_a_given_one_stays(write):
@@ -464,35 +520,36 @@ def test_an_empty_id_cell_is_given_an_id_and_a_given_one_stays(write):
 
 
 @pytest.mark.parametrize("content", ["", "00" * 31, "zz" * 32, "00" * 33])
-def test_a_damaged_journal_is_refused(write, content):
+def test_a_damaged_key_is_refused(write, content):
     path = write(table(bare(), header=BARE))
-    write(content, "travellers.csv.ids").chmod(0o600)
-    assert refusal(path).field == "travellers.csv.ids"
+    write(content, KEY).chmod(0o600)
+    assert refusal(path).field == KEY
 
 
-def test_a_journal_open_to_others_is_refused(write):
+def test_a_key_open_to_others_is_refused(write):
     path = write(table(bare(), header=BARE))
-    write("00" * 32, "travellers.csv.ids").chmod(0o644)
+    write("00" * 32, KEY).chmod(0o644)
     assert refusal(path).remedy == "chmod 600"
 
 
-def test_a_journal_that_is_a_link_or_a_folder_is_refused(write, tmp_path):
+def test_a_key_that_is_a_link_or_a_folder_is_refused(write, tmp_path):
     path = write(table(bare(), header=BARE))
-    journal = tmp_path / "travellers.csv.ids"
+    key = tmp_path / KEY
     target = write("00" * 32, "elsewhere")
     target.chmod(0o600)
-    journal.symlink_to(target)
-    assert refusal(path).field == journal.name
-    journal.unlink()
-    journal.mkdir(mode=0o700)
-    assert refusal(path).field == journal.name
+    key.symlink_to(target)
+    assert refusal(path).field == key.name
+    key.unlink()
+    key.mkdir(mode=0o700)
+    assert refusal(path).field == key.name
 
 
-def test_where_no_journal_can_be_written_the_remedy_is_an_id_column(write):
-    name = "x" * 250 + ".csv"  # ".ids" makes it longer than a name may be, for root too
-    error = refusal(write(table(bare(), header=BARE), name))
-    assert "attestation_id" in error.remedy
-    assert list(read(write(table(cells()), name)))
+def test_where_no_key_can_be_written_the_remedy_is_an_id_column(write, tmp_path):
+    key = tmp_path / ("x" * 256)  # longer than a name may be, for root too
+    with pytest.raises(InvalidFieldError) as caught:
+        list(files.read(write(table(bare(), header=BARE)), key))
+    assert "attestation_id" in caught.value.remedy
+    assert list(files.read(write(table(cells())), key))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
@@ -538,14 +595,13 @@ def test_an_empty_json_lines_file_has_no_rows(write):
     assert count(path) == 0
 
 
-def test_json_lines_without_ids_are_given_the_ids_of_the_table(write, tmp_path):
+def test_json_lines_without_ids_are_given_the_ids_of_the_table(write):
     line = json.dumps({key: value for key, value in JSON.items() if key != "attestationId"})
     path = write(f"{line}\n{line}\n", "a.jsonl")
     made = ids_of(path)
     assert len(set(made)) == 2
     assert ids_of(path) == made
     table_ = write(table(bare(), bare(), header=BARE), "a.csv")
-    (tmp_path / "a.jsonl.ids").rename(tmp_path / "a.csv.ids")
     assert ids_of(table_) == made
 
 

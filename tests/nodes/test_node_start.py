@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
@@ -88,6 +87,8 @@ def stage(lone):
     (home / "encrypted.pem").write_bytes(encrypted.to_pem(b"right"))
     (home / "passphrase").write_text("wrong\n")
     (home / "garbage.pem").write_text("garbage")
+    (home / "shown.pem").write_bytes((home / "seal-key.pem").read_bytes())
+    (home / "shown.pem").chmod(0o644)
     good = (home / "node.toml").read_text()
     (home / "unknown.toml").write_text(good + "\n[peers]\ntimeout = 2\n")
     (home / "type.toml").write_text(good.replace("[store]", "[trust.x]\n[store]"))
@@ -186,7 +187,13 @@ REFUSED = {
         "SIGNING__PASSPHRASE_FILE=no.txt",
         "signing.passphrase_file",
     ),
-    "an epoch key that is none": ('SUBJECTS__KEYS=["node.pem"]', "subjects.keys"),
+    "a seal key that is missing": ("IDENTITY__SEAL_KEY=no.pem", "identity.seal_key"),
+    "a seal key that is none": ("IDENTITY__SEAL_KEY=node-key.pem", "identity.seal_key"),
+    "a seal key that others may read": ("IDENTITY__SEAL_KEY=shown.pem", "identity.seal_key"),
+    "a seal key that the trust list does not seal for": (
+        "IDENTITY__SEAL_KEY={other}/510000/seal-key.pem",
+        "identity.seal_key",
+    ),
     "no root": ("TRUST__ROOT=no.json", "trust.root"),
     "another exchange's root": ("TRUST__ROOT={other}/trust/1.root.json", "trust.metadata"),
     "no trust metadata": ("TRUST__METADATA=no", "trust.metadata"),
@@ -230,8 +237,6 @@ def starts(stage, second, tmp_path_factory):
                 settings[name] = (
                     str(relative) if relative.is_file() or value.startswith("no.") else value
                 )
-            if settings.get("SUBJECTS__KEYS"):
-                settings["SUBJECTS__KEYS"] = json.dumps([str(home / "node.pem")])
         environment = {f"TONGXING_{name}": value for name, value in settings.items()}
         return str(config), environment
 

@@ -14,14 +14,14 @@ come. Check digits and times in the future are the node's to judge. No message r
 record. What stands inside quotes is never taken for records, also where the quotes do not close:
 a name must not be able to smuggle in a row.
 
-A record without an attestation id is given one: see `nodes.cli.files.ids`.
+A record without an attestation id is given one by the issuer's key: see `nodes.cli.files.ids`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -37,6 +37,7 @@ from nodes.cli.files.columns import (
     csv_rows,
     document_from_columns,
     encoding_of,
+    header_names,
 )
 from nodes.cli.files.ids import Ids, uuid7
 from nodes.cli.files.jsonlines import attestation_from_json, json_rows
@@ -53,6 +54,7 @@ __all__ = [
     "count",
     "document_from_columns",
     "documents",
+    "names_of",
     "read",
     "uuid7",
 ]
@@ -86,21 +88,31 @@ class BadRow:
     remedy: str
 
 
-def read(path: Path) -> Iterator[Row | BadRow]:
+def read(
+    path: Path,
+    ids_key: Path | None,
+    *,
+    ignore: Collection[str] = (),
+    key_created: Callable[[Path], None] = lambda _: None,
+) -> Iterator[Row | BadRow]:
     """Every record of the file, in its order; blank lines are passed over.
 
     Memory is bounded but for one digest a record that was given an id, about 150 bytes.
 
     :param path: a regular file that ends in .csv, .jsonl or .ndjson.
+    :param ids_key: the file with the issuer's key for ids, made when first needed; without it, a
+        record that has no id is a bad one.
+    :param ignore: columns to be passed over, by their names in the header.
+    :param key_created: told once when the key was made.
     :raises InvalidFieldError: while iterating, for the file as a whole: it cannot be read, its
-        ending or its header is wrong, or the journal of ids cannot be kept. ``field`` is the
+        ending or its header is wrong, or the key for ids cannot be kept. ``field`` is the
         file's name or the column.
     """
-    ids = Ids(path)
+    ids = Ids(ids_key, key_created) if ids_key else None
     with _reading(path) as file:
         rows: Iterator[Reading[pb.NewAttestation]]
         if _is_csv(path):
-            rows = csv_rows(path, file, attestation_from_columns, REQUIRED)
+            rows = csv_rows(path, file, attestation_from_columns, REQUIRED, ignore)
         else:
             rows = json_rows(file)
         for line, content in rows:
@@ -110,8 +122,14 @@ def read(path: Path) -> Iterator[Row | BadRow]:
                 yield BadRow(line, error.field, error.message, error.remedy)
                 continue
             if not attestation.attestation_id:
+                if ids is None:
+                    yield BadRow(line, "attestation_id", "is missing", _GIVE_IDS)
+                    continue
                 attestation.attestation_id = ids.next(attestation)
             yield Row(line, attestation)
+
+
+_GIVE_IDS = "give the column: without the issuer's key for ids, none can be made"
 
 
 def count(path: Path) -> int:
@@ -126,17 +144,31 @@ def count(path: Path) -> int:
         return max(0, sum(1 for _ in records(Lines(file))) - 1)
 
 
-def documents(path: Path) -> Iterator[tuple[int, types_pb2.IdentityDocument] | BadRow]:
+def names_of(path: Path) -> dict[str, str]:
+    """How a CSV file's header names its columns, by `COLUMNS`; nothing for another file.
+
+    :raises InvalidFieldError: the file cannot be read.
+    """
+    if not _is_csv(path):
+        return {}
+    with _reading(path) as file:
+        return header_names(path, file)
+
+
+def documents(
+    path: Path, *, ignore: Collection[str] = ()
+) -> Iterator[tuple[int, types_pb2.IdentityDocument] | BadRow]:
     """The identity document of every record of a CSV file, with its line.
 
     :param path: a CSV file as for `read`; columns but the document's are passed over.
+    :param ignore: further columns to be passed over, by their names in the header.
     :raises InvalidFieldError: while iterating, for the file as a whole.
     """
     if not _is_csv(path):
         raise InvalidFieldError("is not CSV", field=path.name, remedy="give a .csv file")
     with _reading(path) as file:
         columns = ("document_type", "document_number")
-        for line, content in csv_rows(path, file, document_from_columns, columns):
+        for line, content in csv_rows(path, file, document_from_columns, columns, ignore):
             try:
                 yield line, content()
             except InvalidFieldError as error:

@@ -6,7 +6,7 @@ import codecs
 import difflib
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
 from pathlib import Path
@@ -30,6 +30,7 @@ __all__ = [
     "csv_rows",
     "document_from_columns",
     "encoding_of",
+    "header_names",
 ]
 
 _T = TypeVar("_T")
@@ -96,11 +97,13 @@ def csv_rows(
     file: BinaryIO,
     convert: Callable[[Mapping[str, str]], _T],
     required: Iterable[str],
+    ignore: Collection[str] = (),
 ) -> Iterator[Reading[_T]]:
     """Give every record after the header, to be converted when it is asked for.
 
     :param convert: makes the content from the values by column.
     :param required: the columns that must be there.
+    :param ignore: columns to be passed over, by their names in the header.
     :raises InvalidFieldError: the header is wrong.
     """
     encoding = encoding_of(path, file)
@@ -108,14 +111,24 @@ def csv_rows(
     first = next(rows, None)
     if first is None:
         raise InvalidFieldError("is empty", field=path.name, remedy="begin with a header line")
-    header = _header(path, first[1], encoding, required)
+    header = _header(path, first[1], encoding, required, {_plain(name) for name in ignore})
     for line, cells in rows:
         yield line, functools.partial(_converted, convert, header, cells, encoding)
 
 
+def header_names(path: Path, file: BinaryIO) -> dict[str, str]:
+    """How the header names the columns that are known, by `COLUMNS`."""
+    encoding = encoding_of(path, file)
+    _, cells = next(records(Lines(file)), (0, []))
+    if isinstance(cells, InvalidFieldError):
+        return {}
+    names = [cell.decode(encoding, "replace").strip() for cell in cells]
+    return {_HEADER[plain]: name for name in names if (plain := _plain(name)) in _HEADER}
+
+
 def _converted(
     convert: Callable[[Mapping[str, str]], _T],
-    header: list[str],
+    header: list[str | None],
     cells: list[bytes] | InvalidFieldError,
     encoding: str,
 ) -> _T:
@@ -152,7 +165,8 @@ def _header(
     cells: list[bytes] | InvalidFieldError,
     encoding: str,
     required: Iterable[str],
-) -> list[str]:
+    ignore: Collection[str],
+) -> list[str | None]:
     if isinstance(cells, InvalidFieldError):
         raise InvalidFieldError(
             f"the header line: {cells.message}", field=path.name, remedy=cells.remedy
@@ -170,8 +184,11 @@ def _header(
             field=path.name,
             remedy="begin with a header line, its names apart by commas: " + ", ".join(required),
         )
-    known: list[str] = []
+    known: list[str | None] = []
     for position, (name, column) in enumerate(zip(names, header, strict=True), 1):
+        if name in ignore:
+            known.append(None)
+            continue
         if column is None:
             _refuse_column(name, position)
         if column in known:
@@ -192,12 +209,18 @@ def _plain(name: str) -> str:
 
 
 def _refuse_column(name: str, position: int) -> NoReturn:
-    shown = "".join(c if c.isprintable() else "?" for c in name[:40]) or f"column {position}"
-    nearest = difflib.get_close_matches(name, _HEADER, n=1, cutoff=0.5)
+    shown = "".join(c if c.isprintable() else "?" for c in name[:40])
+    if not shown:
+        raise InvalidFieldError(
+            f"column {position} has no name", field="header", remedy="name it, or leave it out"
+        )
+    # Two of three characters: of 序号, 编号 shares every other one and means something else.
+    nearest = difflib.get_close_matches(name, _HEADER, n=1, cutoff=0.66)
+    mean = f"did you mean {nearest[0]}? if not, " if nearest else ""
     raise InvalidFieldError(
         f"column {position} is none that is known",
         field=shown,
-        remedy=f"did you mean {nearest[0]}?" if nearest else "leave the column out",
+        remedy=f"{mean}leave the column out, or pass it over with --ignore-columns {shown}",
     )
 
 
@@ -277,11 +300,11 @@ def document_from_columns(row: Mapping[str, str]) -> types_pb2.IdentityDocument:
     return types_pb2.IdentityDocument(type=f"DOCUMENT_TYPE_{document_type}", number=_number(row))
 
 
-def _row(header: list[str], cells: list[bytes], encoding: str) -> dict[str, str]:
+def _row(header: list[str | None], cells: list[bytes], encoding: str) -> dict[str, str]:
     if len(cells) < len(header):
         raise InvalidFieldError(
             f"{len(cells)} cells for {len(header)} columns: from this column on there are none",
-            field=header[len(cells)],
+            field=header[len(cells)] or f"column {len(cells) + 1}",
             remedy="give every column a cell, an empty one where there is no value",
         )
     if len(cells) > len(header):
@@ -291,6 +314,8 @@ def _row(header: list[str], cells: list[bytes], encoding: str) -> dict[str, str]
         )
     row = {}
     for column, cell in zip(header, cells, strict=True):
+        if column is None:
+            continue
         try:
             row[column] = cell.decode(encoding).strip()
         except UnicodeDecodeError:
