@@ -387,6 +387,8 @@ def down() -> None:
 class Ended(SystemExit):
     """A signal asked for the end."""
 
+    code: int
+
 
 def end(number: int, _: FrameType | None) -> None:
     """Leave by the way of every ``with``; a second signal must not cut the cleaning short."""

@@ -139,7 +139,7 @@ def call(path: Path | None, work: Callable[[Client], Awaitable[_T]]) -> _T:
             config.node, province=config.province, certificate=certificate, key=key, trust=trust
         ) as client:
             if await client.refresh_trust():
-                files.write(_mirror(config.trust), trust.files)
+                files.mirror(_mirror(config.trust), trust.files)
             return await work(client)
 
     async def run() -> _T:
@@ -160,7 +160,7 @@ async def _from_registry(config: ClientConfig) -> LiveTrust:
     assert config.trust.registry is not None  # noqa: S101 - for mypy
     found = await Registry(config.trust.registry, config.certificate, config.key).fetch()
     trust = _live(found, config.trust.root.read_bytes(), config.trust)
-    files.write(_mirror(config.trust), trust.files)
+    files.mirror(_mirror(config.trust), trust.files)
     return trust
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import csv
 import io
@@ -24,6 +25,7 @@ from typer.testing import CliRunner
 
 from exchange.client import Item
 from exchange.errors import (
+    CallerNotAllowedError,
     CheckDigitError,
     InternalError,
     InvalidFieldError,
@@ -37,7 +39,8 @@ from exchange.v1 import types_pb2
 from nodes.cli import app, client, files, output, publishing, recognize, run
 from nodes.cli.files import BadRow
 from nodes.cli.output import Form
-from nodes.cli.publishing import Refusal, Report
+from nodes.cli.publishing import Outcome, Report
+from nodes.cli.rows import Teller
 from nodes.identity import Authority, Identity, Role, issue
 from nodes.trial import TrialExchange, wait_until
 
@@ -401,7 +404,10 @@ def test_another_provinces_node_is_refused_without_noise(
         check=False,
     )
     assert done.returncode == 1
-    assert "the node does not answer" in one_line(done.stderr)
+    address = exchange.addresses[GUANGDONG]
+    said = one_line(done.stderr)
+    assert f"the node at {address} did not prove to be 510000's (四川省)" in said
+    assert "SSL" not in said
 
 
 # --- what is printed ------------------------------------------------------------------------
@@ -462,6 +468,7 @@ def test_a_decision_is_printed_with_all_that_it_rests_on(
         "绿码 green", "RECOGNIZED 认可", "核酸阴性", "a negative test", "nat-48h",
         "无法计算 failed", "核酸检测", "胡*君", "510000 四川省 Sichuan", "310000 上海市 Shanghai",
         "BAD_SIGNATURE", "验签失败", "UNREACHABLE 无应答", "2020-03-01", "trust list 7",
+        "1 编号 id 01900000-0000-7000-8000-000000000000",
     ):  # fmt: skip
         assert words in printed
 
@@ -524,38 +531,82 @@ def test_a_nodes_field_is_named_as_the_column(path: str, column: str) -> None:
     assert files.column_of(path) == column
 
 
-def test_the_first_20_refusals_are_told_and_all_are_in_the_report(
+def settle(report: Report, *outcomes: Outcome) -> None:
+    for outcome in outcomes:
+        report.expect(outcome.line)
+        report.settle(outcome)
+
+
+def bad_row(line: int) -> Outcome:
+    return Outcome.of_bad_row(BadRow(line, "document_number", "is empty", "give, it"))
+
+
+def test_the_first_20_refusals_are_told_and_every_row_is_in_the_report(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     kept = io.StringIO(newline="")
-    report = Report(kept)
-    for line in range(2, 27):
-        report.refuse(Refusal.of_row(BadRow(line, "document_number", "is empty", "give, it")))
+    report = Report(Teller(Path("none.csv")), kept)
+    settle(report, *map(bad_row, range(2, 27)), Outcome(27, "a"), Outcome(28, "b", True))
     report.close()
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "line 2, document_number: is empty; give, it"
     assert len(told) == 21
     assert told[-1].startswith("… and 5 more rows")
     rows = list(csv.DictReader(io.StringIO(kept.getvalue())))
-    assert len(rows) == 25
-    assert rows[-1] == {
+    assert len(rows) == 27
+    empty = dict.fromkeys(("attestation_id", "field", "reason", "message", "remedy"), "")
+    assert rows[24] == empty | {
         "line": "26",
+        "outcome": "refused",
         "field": "document_number",
         "reason": "INVALID_FIELD",
         "message": "is empty",
         "remedy": "give, it",
-        "attestation_id": "",
     }
+    assert rows[25] == empty | {"line": "27", "outcome": "published", "attestation_id": "a"}
+    assert rows[26] == empty | {"line": "28", "outcome": "already_published", "attestation_id": "b"}
+
+
+def test_rows_are_told_in_their_order_whatever_the_order_of_the_answers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kept = io.StringIO(newline="")
+    report = Report(Teller(Path("none.csv")), kept)
+    for line in range(2, 8):
+        report.expect(line)
+    for line in (6, 3, 4):
+        report.settle(bad_row(line))
+    assert capsys.readouterr().err == ""
+    report.settle(Outcome(2, "a"))
+    assert [line[:6] for line in capsys.readouterr().err.splitlines()] == ["line 3", "line 4"]
+    report.close()  # the stream broke: 5 and 7 have no answer
+    assert "line 6" in one_line(capsys.readouterr().err)
+    rows = csv.DictReader(io.StringIO(kept.getvalue()))
+    assert [row["line"] for row in rows] == ["2", "3", "4", "6"]
 
 
 def test_a_row_that_the_store_could_not_take_is_called_retryable(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    report = Report()
-    report.refuse(Refusal.of_error(3, "id", StoreUnavailableError("the store does not answer")))
+    report = Report(Teller(Path("none.csv")))
+    settle(report, Outcome(3, "id", error=StoreUnavailableError("the store does not answer")))
     assert "可重试" in capsys.readouterr().err
     assert report.document()["retryable"] == 1
     assert "1 may be tried again" in report.summary()
+
+
+def test_in_a_chinese_locale_a_row_is_told_of_by_the_files_own_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    path = tmp_path / "rows.csv"
+    path.write_bytes("证件种类,document_number,证件号\n".encode("gb18030"))
+    teller = Teller(path)
+    wrong = CheckDigitError("is wrong", field="document_type", remedy="look")
+    assert teller.words(3, wrong) == "校验码错误: 第3行，证件种类: is wrong; look"
+    wrong = CheckDigitError("is wrong", field="sample_time")
+    assert teller.words(3, wrong) == "校验码错误: 第3行，采样时间: is wrong"
+    assert teller.words(3, CheckDigitError("is wrong")) == "校验码错误: 第3行: is wrong"
 
 
 class WrongNode:
@@ -583,7 +634,8 @@ async def test_a_node_that_answers_wrongly_is_not_believed(
     answers: tuple[Item, ...], tmp_path: Path
 ) -> None:
     path = write(tmp_path / "rows.csv", row(resident(3)))
-    sending = publishing._Sending(files.read(path), Report(), lambda: None)
+    rows = files.read(path, tmp_path / "issuer.ids-key")
+    sending = publishing._Sending(rows, Report(Teller(path)), lambda: None)
     with pytest.raises(InternalError):
         await sending.run(WrongNode(*answers))  # type: ignore[arg-type]
 
@@ -593,7 +645,7 @@ async def test_a_file_that_breaks_off_is_an_error_though_the_stream_ends_well() 
         yield BadRow(2, "", "bad", "")
         raise InvalidFieldError("the disk is gone", field="rows.csv")
 
-    sending = publishing._Sending(rows(), Report(), lambda: None)
+    sending = publishing._Sending(rows(), Report(Teller(Path("rows.csv"))), lambda: None)
     with pytest.raises(TongxingError, match="the disk is gone"):
         await sending.run(WrongNode())  # type: ignore[arg-type]
 
@@ -604,6 +656,7 @@ async def test_a_file_that_breaks_off_is_an_error_though_the_stream_ends_well() 
     [
         ("rows.csv", "证件类型,colour of eyes\n", "column 2 is none that is known"),
         ("rows.csv", "holder_name\n张三\n", "the column is missing"),
+        ("rows.csv", f"{HEADER}\n", "rows.csv: holds no record"),
         ("rows.txt", "x", "rows.txt: "),
         (None, "", "none.csv: "),
     ],
@@ -676,7 +729,7 @@ def test_an_attestation_is_published_from_json(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (read,) = files.read(write(tmp_path / "rows.csv", row(resident(11))))
+    (read,) = files.read(write(tmp_path / "rows.csv", row(resident(11))), tmp_path / "key")
     assert isinstance(read, files.Row)
     path = tmp_path / "one.json"
     path.write_text(json.dumps(output.to_json(read.attestation)), encoding="utf-8")
@@ -778,20 +831,132 @@ def test_a_bad_row_fails_alone_and_a_second_run_doubles_nothing(
     assert run([*arguments, *issuer]) == 1
     captured = capsys.readouterr()
     assert "published 5, 原已发布 already there 0, 未通过 refused 2" in captured.out
-    assert sorted(line.split(":")[0] for line in captured.err.splitlines()) == [
-        "line 3, document_number",
-        "line 8, result",
-    ]
+    told = [line for line in captured.err.splitlines() if not line.startswith("made ")]
+    assert [line.split(":")[0] for line in told] == ["line 3, document_number", "line 8, result"]
     with report.open(encoding="utf-8", newline="") as file:
         rows = {row["line"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["2", "3", "4", "5", "6", "7", "8"]
+    outcomes = ["published", "refused", *["published"] * 4, "refused"]
+    assert [row["outcome"] for row in rows.values()] == outcomes
     assert rows["3"]["attestation_id"]
     assert rows["8"]["reason"] == "INVALID_FIELD"
+    assert run(["attestation", "show", rows["2"]["attestation_id"], *issuer]) == 0
+    assert rows["2"]["attestation_id"] in capsys.readouterr().out
     assert resident(201) not in report.read_text(encoding="utf-8")
 
     assert run([*arguments, *issuer, "-o", "json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert (document["published"], document["already_published"], document["refused"]) == (0, 5, 2)
     assert {refusal["line"] for refusal in document["first_refusals"]} == {3, 8}
+
+
+def test_the_same_rows_from_a_copy_in_another_encoding_are_published_once(
+    exchange: TrialExchange, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    issuer = client_file(exchange, SICHUAN, "issuer")
+    rows = [row(resident(500 + number)) for number in range(3)]
+    original = write(tmp_path / "rows.csv", *rows)
+    report = tmp_path / "report.csv"
+    publish = ["attestation", "publish-file", *issuer, "-o", "json", "--report", str(report)]
+    assert run([*publish, str(original)]) == 0
+    assert json.loads(capsys.readouterr().out)["published"] == 3
+    with report.open(encoding="utf-8", newline="") as file:
+        ids = [row["attestation_id"] for row in csv.DictReader(file)]
+    assert run(["attestation", "revoke", ids[1], "--reason", "样本污染", *issuer]) == 0
+    gate = ["recognize", *client_file(exchange, GUANGDONG, "app"), "--document-number"]
+    assert run([*gate, resident(501)]) == 3
+
+    copy = tmp_path / "elsewhere" / "copy.csv"
+    copy.parent.mkdir()
+    copy.write_bytes(original.read_text(encoding="utf-8").encode("gb18030"))
+    capsys.readouterr()
+    assert run([*publish, str(copy)]) == 1
+    again = json.loads(capsys.readouterr().out)
+    assert (again["published"], again["already_published"], again["refused"]) == (0, 2, 1)
+    assert again["first_refusals"][0]["attestation_id"] == ids[1]
+    assert again["first_refusals"][0]["reason"] == "REVOKED"
+    assert run([*gate, resident(501)]) == 3
+    assert not list(tmp_path.rglob("*.ids*"))
+
+
+def test_the_making_of_the_key_for_ids_is_told(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "issuer.ids-key").unlink(missing_ok=True)
+    path = write(tmp_path / "rows.csv", row(resident(510)))
+    publish = ["attestation", "publish-file", str(path), "--client", str(home / "issuer.toml")]
+    assert run(publish) == 0
+    assert f"made {home / 'issuer.ids-key'}" in one_line(capsys.readouterr().err)
+    assert (home / "issuer.ids-key").stat().st_mode & 0o777 == 0o600
+    assert run(publish) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "already there 1" in captured.out
+
+
+def test_a_wrong_role_is_told_as_such_however_much_was_being_sent(
+    exchange: TrialExchange, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "rows.csv", *(row(resident(600 + number)) for number in range(300)))
+    pairs = [
+        (r.line, r.attestation) for r in files.read(path, tmp_path / "key") if type(r) is files.Row
+    ]
+
+    async def refused() -> TongxingError:
+        async with exchange.client(SICHUAN, "app") as app_:
+            with pytest.raises(TongxingError) as caught:
+                async for _ in app_.publish_all(pairs):
+                    pass
+        return caught.value
+
+    for _ in range(20):
+        error = asyncio.run(refused())
+        assert isinstance(error, CallerNotAllowedError), error
+
+
+def test_a_wrong_role_is_not_told_to_run_the_command_again(
+    exchange: TrialExchange, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "rows.csv", row(resident(520)))
+    (path.parent / "app.ids-key").unlink(missing_ok=True)
+    assert (
+        run(["attestation", "publish-file", str(path), *client_file(exchange, SICHUAN, "app")]) == 1
+    )
+    said = capsys.readouterr().err
+    assert "无权调用" in said
+    assert "again" not in said.splitlines()[-1]
+
+
+def test_an_error_of_the_configuration_comes_without_a_summary(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "rows.csv", row(resident(521)))
+    (home / "issuer.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n")
+    publish = ["attestation", "publish-file", str(path)]
+    for arguments in (
+        [],
+        ["--client", str(home / "none.toml")],
+        ["--client", str(home / "issuer.toml")],
+    ):
+        assert run([*publish, *arguments]) == 1
+        assert capsys.readouterr().out == ""
+
+
+def test_columns_can_be_ignored(
+    exchange: TrialExchange, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"序号,{HEADER},备注\n1,{row(resident(530))},无\n", encoding="utf-8")
+    issuer = client_file(exchange, SICHUAN, "issuer")
+    publish = ["attestation", "publish-file", str(path), *issuer]
+    assert run(publish) == 1
+    assert "--ignore-columns 序号" in one_line(capsys.readouterr().err)
+    assert run([*publish, "--ignore-columns", "序号,备注"]) == 0
+    capsys.readouterr()
+    path = tmp_path / "holders.csv"
+    path.write_text(f"序号,证件类型,证件号码\n1,居民身份证,{resident(530)}\n", encoding="utf-8")
+    ask = ["recognize", "--file", str(path), *client_file(exchange, GUANGDONG, "app")]
+    assert run([*ask, "--ignore-columns", "序号"]) == 0
 
 
 def test_a_file_of_holders_is_asked_about_row_by_row(
@@ -878,9 +1043,9 @@ def begun(command: list[Any], show: list[str]) -> Iterator[subprocess.Popen[str]
 def test_a_file_broken_off_by_a_killed_node_is_completed_by_a_second_run(tmp_path: Path) -> None:
     count = 3000
     path = write(tmp_path / "rows.csv", *(row(resident(n)) for n in range(count)))
-    first = next(files.read(path))
-    assert isinstance(first, files.Row)
     with TrialExchange(tmp_path / "x", (SICHUAN,), issuers={SICHUAN: (CREDIT_CODE,)}) as exchange:
+        first = next(files.read(path, exchange.directory / SICHUAN / "issuer.ids-key"))
+        assert isinstance(first, files.Row)
         exchange.start()
         issuer = client_file(exchange, SICHUAN, "issuer")
         command = [TONGXING, "attestation", "publish-file", path, "--output", "json", *issuer]
@@ -903,7 +1068,7 @@ def test_a_file_broken_off_by_a_killed_node_is_completed_by_a_second_run(tmp_pat
 
 def test_an_interrupted_file_says_how_far_it_came(exchange: TrialExchange, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", *(row(resident(20_000 + n)) for n in range(3000)))
-    first = next(files.read(path))
+    first = next(files.read(path, exchange.directory / SICHUAN / "issuer.ids-key"))
     assert isinstance(first, files.Row)
     issuer = client_file(exchange, SICHUAN, "issuer")
     command = [TONGXING, "attestation", "publish-file", path, *issuer]
@@ -913,3 +1078,32 @@ def test_an_interrupted_file_says_how_far_it_came(exchange: TrialExchange, tmp_p
         _, said = running.communicate(timeout=30)
     assert running.returncode == 130
     assert "run the same command again" in one_line(said)
+
+
+def test_an_exchange_of_wrong_or_doubled_addresses_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init = ["trust", "init", str(tmp_path / "a" / "b")]
+    one = ["--province", "510000=127.0.0.1:7451"]
+    for other, expected in (
+        ("440000=127.0.0.1", "not HOST:PORT"),
+        ("440000=127.0.0.1:99999", "not HOST:PORT"),
+        ("440000=127.0.0.1:7451", "two provinces on 127.0.0.1:7451"),
+        ("510000=127.0.0.1:7444", "510000 stands twice"),
+    ):
+        assert run([*init, *one, "--province", other]) == 1
+        assert f"--province: {expected}" in one_line(capsys.readouterr().err).replace(
+            "127.0.0.1: not", "not"
+        ).replace("127.0.0.1:99999: not", "not")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_timestamp_is_renewed_where_there_is_an_exchange(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["trust", "renew", str(tmp_path)]) == 1
+    assert f"no exchange in {tmp_path}" in one_line(capsys.readouterr().err)
+    made = tmp_path / "a" / "b"
+    assert run(["trust", "init", str(made), "--province", "510000=127.0.0.1:7451"]) == 0
+    assert run(["trust", "renew", str(made)]) == 0
+    assert "it expires at 2" in capsys.readouterr().out

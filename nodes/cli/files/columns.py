@@ -214,8 +214,8 @@ def _refuse_column(name: str, position: int) -> NoReturn:
         raise InvalidFieldError(
             f"column {position} has no name", field="header", remedy="name it, or leave it out"
         )
-    # Two of three characters: of 序号, 编号 shares every other one and means something else.
-    nearest = difflib.get_close_matches(name, _HEADER, n=1, cutoff=0.66)
+    # More than half alike: 编号 is half of 序号, and means something else.
+    nearest = difflib.get_close_matches(name, _HEADER, n=1, cutoff=0.7)
     mean = f"did you mean {nearest[0]}? if not, " if nearest else ""
     raise InvalidFieldError(
         f"column {position} is none that is known",
