@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint proto bench up down lock clean
+.PHONY: demo test lint proto bench drill up down lock clean
 .DEFAULT_GOAL := test
 
 $(STAMP): requirements.txt pyproject.toml
@@ -39,6 +39,10 @@ proto: $(STAMP)  ## write exchange/v1 anew from proto/
 
 bench: $(STAMP)  ## every figure beside its peer; one of them: make bench CASE=fetch
 	$(BIN)/python -m scripts.bench $(CASE)
+
+drill: $(STAMP)  ## rotate every key under load, then revoke a stolen one at 32 nodes
+	@$(BIN)/python scripts/drill.py rotation
+	@$(BIN)/python scripts/drill.py stolen
 
 lock: pyproject.toml  ## pin anew: needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group dev pyproject.toml -o requirements.txt

@@ -49,7 +49,8 @@ def time_from_proto(message: Timestamp, *, field: str) -> datetime:
 
 def time_to_proto(time: datetime) -> Timestamp:
     """A time of whole seconds as a Timestamp."""
-    return Timestamp(seconds=int(time.timestamp()))
+    # Without its fraction first: a float would round it up where seconds are many.
+    return Timestamp(seconds=int(time.replace(microsecond=0).timestamp()))
 
 
 @functools.cache

@@ -12,8 +12,8 @@ import structlog
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from exchange.client.pair import Pair
 from exchange.errors import NoIdentityError, TongxingError
-from exchange.pair import Pair
 from exchange.trust.trustlist import TrustList
 from nodes.identity import IdentityVerifier, uris
 from nodes.tlsfiles import TlsFiles

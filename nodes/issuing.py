@@ -16,8 +16,8 @@ from pathlib import Path
 
 from cryptography import x509
 
+from exchange.client.pair import Pair
 from exchange.errors import ConflictError, InvalidFieldError, NoIdentityError
-from exchange.pair import Pair
 from nodes.identity import Authority, Identity, issue, make_authority, uris
 from nodes.tlsfiles import write_pair
 

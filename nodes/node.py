@@ -13,9 +13,9 @@ import structlog
 from securesystemslib.signer import Signer
 
 from exchange.attestations import AttestationVerifier
+from exchange.client.pair import Pair
 from exchange.errors import InvalidFieldError, NoIdentityError, TrustListError
 from exchange.keys import Algorithm, PrivateKey
-from exchange.pair import Pair
 from exchange.trust.signers import load_signer
 from exchange.trust.trustlist import TrustList
 from nodes.certificates import warn_daily

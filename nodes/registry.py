@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 
 class OnlineConfig(Section):
-    """The online keys (PKCS#8 PEM), and the file that holds their passphrase, if any.
+    """The online keys (PKCS#8 PEM), and the file of the passphrase of those that are encrypted.
 
     Of several files, the key that the root names is used: a new one lies ready beside the old
     before the root that names it is published.
@@ -57,10 +57,9 @@ class OnlineConfig(Section):
         )
 
     def _key(self, paths: tuple[Path, ...], role: RootRole) -> Signer:
-        passphrase = self.passphrase_file.read_bytes().strip() if self.passphrase_file else None
         for path in paths:
             if path.exists():
-                signer = load_signer(path, passphrase)
+                signer = load_signer(path, self._passphrase(path))
                 if signer.public_key.keyid in role.keyids:
                     return signer
         raise TrustListError(
@@ -68,6 +67,18 @@ class OnlineConfig(Section):
             field="online",
             remedy="put the key's file there",
         )
+
+    def _passphrase(self, key: Path) -> bytes | None:
+        if b"ENCRYPTED" not in key.read_bytes() or self.passphrase_file is None:
+            return None
+        try:
+            return self.passphrase_file.read_bytes().strip()
+        except OSError as error:
+            raise TrustListError(
+                f"{key.name} is encrypted, and its passphrase cannot be read: {error.strerror}",
+                field="online.passphrase_file",
+                remedy=f"put it into {self.passphrase_file}",
+            ) from None
 
 
 class RegistryConfig(Section):

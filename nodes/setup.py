@@ -28,7 +28,7 @@ from exchange.rules import Rule, RuleBook
 from exchange.trust import ceremony, files
 from exchange.trust.profile import AttestationKey, KeyState, Profile
 from exchange.trust.sealkeys import SealPrivateKey
-from exchange.trust.signers import Signers
+from exchange.trust.signers import Signers, load_signer, public_pem
 from nodes.identity import Authority, Identity, Role, issue, make_authority
 from nodes.issuing import issue_into
 
@@ -106,6 +106,9 @@ def initialise(
     ]
     signers = Signers.generate(members)
     signers.save(directory / "keys", passphrase)
+    for path in sorted((directory / "keys").glob("*.pem")):
+        # Who takes over from a holder names the key that goes by its public part.
+        path.with_name(f"{path.name}.pub").write_bytes(public_pem(load_signer(path, passphrase)))
     files.write(directory / "trust", ceremony.initialise(profiles, signers, now=now))
     if registry:
         _lay_registry(directory, registry, now)
@@ -229,6 +232,7 @@ metadata = "../trust"
 [online]
 snapshot = ["../keys/snapshot.pem", "../keys/snapshot-next.pem"]
 timestamp = ["../keys/timestamp.pem", "../keys/timestamp-next.pem"]
+passphrase_file = "online-passphrase"  # of those that are encrypted
 """,
         encoding="utf-8",
     )

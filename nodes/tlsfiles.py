@@ -10,8 +10,8 @@ from pathlib import Path
 
 import structlog
 
+from exchange.client.pair import Pair, PairFiles
 from exchange.errors import TongxingError
-from exchange.pair import Pair, PairFiles
 
 __all__ = ["TlsFiles", "write_pair"]
 

@@ -15,6 +15,7 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -394,6 +395,7 @@ def end(number: int, _: FrameType | None) -> None:
     """Leave by the way of every ``with``; a second signal must not cut the cleaning short."""
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
+    threading.excepthook = lambda _: None  # a thread of gRPC may find its channel closed
     raise Ended(128 + number)
 
 

@@ -33,8 +33,8 @@ from demo import GUANGDONG, SHANGHAI, SICHUAN, nucleic_acid_test, outcome, resid
 from rich.console import Console
 from travellers import ISSUER_CREDIT_CODE
 
-from exchange.admin import Keys
 from exchange.client import Client, Document, Purpose
+from exchange.client.admin import Keys
 from exchange.errors import TongxingError
 from exchange.provinces import PROVINCES
 from exchange.trust.roles import role_name

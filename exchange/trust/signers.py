@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 from securesystemslib.signer import CryptoSigner
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from securesystemslib.signer import Signer
 
-__all__ = ["HOLDERS", "Online", "Signers", "generate", "load_signer", "save_signer"]
+__all__ = ["HOLDERS", "Online", "Signers", "generate", "load_signer", "public_pem", "save_signer"]
 
 HOLDERS: Final = 3
 """How many hold a root key, and how many others a targets key."""
@@ -131,6 +132,12 @@ def save_signer(path: Path, signer: Signer, passphrase: bytes | None = None) -> 
         ) from error
     with os.fdopen(descriptor, "wb") as file:
         file.write(pem)
+
+
+def public_pem(signer: CryptoSigner) -> bytes:
+    """Give the public part of a key, as others are given it: SubjectPublicKeyInfo in PEM."""
+    public = load_pem_private_key(signer.private_bytes, None).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def load_signer(path: Path, passphrase: bytes | None = None) -> CryptoSigner:

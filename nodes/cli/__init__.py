@@ -24,6 +24,7 @@ from nodes.cli import (
     key,
     node,
     output,
+    profile,
     recognize,
     registry,
     trust,
@@ -60,6 +61,12 @@ for verb, words in (
 ):
     trust.trust.command(verb.__name__, short_help=words)(verb)
 trust.trust.add_typer(holding.keys, name="key")
+holding.profiles.command("export", short_help="Write it as it stands (导出省级资料).")(
+    profile.export
+)
+holding.profiles.command("publish", short_help="Publish it, signed (发布省级资料).")(
+    profile.publish
+)
 trust.trust.add_typer(holding.profiles, name="profile")
 app.add_typer(identity.identity, name="identity")
 app.add_typer(key.key, name="key")

@@ -6,7 +6,6 @@ machine, offline. `holding` has what each does with their own key.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import tempfile
@@ -17,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from exchange.errors import InvalidFieldError
-from nodes.cli import client, holding, output
+from nodes.cli import holding, output, published
 from nodes.cli.client import ClientOption
 from nodes.cli.holding import PassphraseOption
 from nodes.cli.output import Form, FormOption
+from nodes.cli.published import DirectoryOption, OnlineKeysOption, RootOption, TrustOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,22 +28,13 @@ if TYPE_CHECKING:
     from exchange.subjects import EpochKey
     from exchange.texts import Text
     from exchange.trust.drafts import Draft
-    from exchange.trust.files import Files
     from exchange.trust.proposals import Proposal
-    from exchange.trust.signers import Online
     from exchange.trust.standing import Standing
 
 __all__ = ["fetch", "holders", "propose", "publish", "review", "sign"]
 
 propose = typer.Typer(no_args_is_help=True, help="Propose a change of trust (提案).")
 
-TrustOption = Annotated[
-    Path | None, typer.Option("--trust", help="The folder of the trust list. 信任列表文件夹。")
-]
-RootOption = Annotated[
-    Path | None,
-    typer.Option("--root", help="The pinned root; else the folder's 1.root.json. 预置的根文件。"),
-]
 ByOption = Annotated[str, typer.Option("--by", help="Who proposes; it is published. 提案人。")]
 NoteOption = Annotated[str, typer.Option("--note", help="Why; it is published. 说明。")]
 OutOption = Annotated[Path, typer.Option("--out", help="The proposal, a new file. 提案文件。")]
@@ -109,7 +100,8 @@ def propose_holders(
         list[Path] | None, typer.Option(help="A new holder's public part. 新持有人公钥。")
     ] = None,
     remove: Annotated[
-        list[str] | None, typer.Option(help="The id of a key that goes. 移除的密钥标识。")
+        list[str] | None,
+        typer.Option(help="The id of a key that goes, or its public part. 移除的密钥标识或公钥。"),
     ] = None,
     threshold: Annotated[
         int | None, typer.Option(min=1, help="How many must sign. 签名门限。")
@@ -128,7 +120,8 @@ def propose_holders(
 
     draft = _draft(trust, root, client_file, by, note)
     added = [holding.public_key(path, "--add") for path in add or ()]
-    change = Holders(added, remove or (), threshold)
+    removed = [_key_id(each) for each in remove or ()]
+    change = Holders(added, removed, threshold)
     _save(draft.standing, draft.holders(role, change), out, form)
 
 
@@ -243,7 +236,7 @@ def review(
     form: FormOption = Form.PRETTY,
 ) -> None:
     """Show what a proposal changes, who has signed, and what is missing. 审阅提案。"""
-    standing = _standing(trust, root, client_file)
+    standing = published.standing(trust, root, client_file)
     _show(standing, _read(file), form)
 
 
@@ -260,7 +253,7 @@ def sign(
     """Review a proposal and sign it, offline; the signature is added to the file. 签署提案。"""
     from exchange.trust import proposals
 
-    standing = _standing(trust, root, client_file)
+    standing = published.standing(trust, root, client_file)
     proposal = _read(file)
     if not yes:
         _show(standing, proposal, Form.PRETTY)
@@ -285,62 +278,27 @@ def publish(
     trust: TrustOption = None,
     root: RootOption = None,
     client_file: ClientOption = None,
-    directory: Annotated[
-        Path | None,
-        typer.Option(help="Without a registry: the folder to publish in. 发布文件夹。"),
-    ] = None,
-    online_keys: Annotated[
-        Path | None,
-        typer.Option(help="With --directory: of snapshot.pem and timestamp.pem. 在线密钥文件夹。"),
-    ] = None,
+    directory: DirectoryOption = None,
+    online_keys: OnlineKeysOption = None,
     passphrase_fd: PassphraseOption = None,
 ) -> None:
     """Publish a proposal that enough have signed: by the registry, or in a folder. 发布提案。"""
     from exchange.trust import proposals
-    from exchange.trust.signers import Online
 
-    if (directory is None) != (online_keys is None):
-        raise InvalidFieldError(
-            "is missing",
-            field="--directory" if directory is None else "--online-keys",
-            remedy="give both, or neither and --client FILE",
-        )
-    standing = _standing(trust or directory, root, client_file)
+    published.check_place(directory, online_keys)
+    standing = published.standing(trust or directory, root, client_file)
     proposal = _read(file[0])
     for path in file[1:]:
         proposal = proposals.merge(proposal, _read(path))
     submitted = proposals.to_files(standing, proposal, now=datetime.now(UTC))
-    if directory is not None and online_keys is not None:
-        opened = holding.open_signers(
-            [online_keys / "snapshot.pem", online_keys / "timestamp.pem"], passphrase_fd
-        )
-        _publish_in(directory, submitted, Online(*opened))
-        where = str(directory)
-    else:
-        where = _hand_in(client_file, submitted)
+    where = published.hand_in(
+        submitted,
+        client_file=client_file,
+        directory=directory,
+        online_keys=online_keys,
+        passphrase_fd=passphrase_fd,
+    )
     typer.echo(f"published in {where}: {', '.join(sorted(submitted))}")
-
-
-def _publish_in(directory: Path, submitted: Files, online: Online) -> None:
-    from exchange.trust import ceremony, files
-
-    current = files.read(directory)
-    files.write(directory, ceremony.accept(current, submitted, online, now=datetime.now(UTC)))
-
-
-def _hand_in(client_file: Path | None, submitted: Files) -> str:
-    config = client.load(client_file)
-    if config.trust.registry is None:
-        raise InvalidFieldError(
-            "names no registry",
-            field="trust.registry",
-            remedy="add it to the client's file, or give --directory and --online-keys",
-        )
-    from nodes.peers.registry import Registry
-
-    registry = Registry(config.trust.registry, config.certificate, config.key)
-    asyncio.run(registry.submit(submitted))
-    return config.trust.registry.address
 
 
 def fetch(
@@ -350,7 +308,7 @@ def fetch(
     """Fetch the trust list's files from the node, for machines that are offline. 获取信任列表。"""
     from exchange.trust import files
 
-    standing = _standing(None, None, client_file)
+    standing = published.standing(None, None, client_file)
     files.write(directory, standing.files)
     typer.echo(
         f"fetched root version {standing.root.version}, targets version {standing.targets.version} "
@@ -365,7 +323,7 @@ def holders(
     form: FormOption = Form.PRETTY,
 ) -> None:
     """Show who holds which keys of the trust list, and how many must sign. 查看持有人。"""
-    standing = _standing(trust, root, client_file)
+    standing = published.standing(trust, root, client_file)
     held = standing.root.roles
     if form is Form.JSON:
         output.print_json(
@@ -402,43 +360,17 @@ def holders(
 # --- what the commands share -------------------------------------------------------------------
 
 
-def _standing(trust: Path | None, root: Path | None, client_file: Path | None) -> Standing:
-    from exchange.trust import files
-    from exchange.trust.standing import Standing
-
-    if trust is None:
-        if client_file is None:
-            raise InvalidFieldError(
-                "is missing", field="--trust", remedy="give --trust DIR, or --client FILE"
-            )
-        pinned = root or client.load(client_file).trust.root
-        return Standing.of(_fetched(client_file), pinned.read_bytes())
-    return Standing.of(files.read(trust), (root or trust / "1.root.json").read_bytes())
-
-
-def _fetched(client_file: Path) -> Files:
-    """What the client's node holds now; `Standing` verifies it."""
-    from exchange import views
-    from exchange.trust import files
-    from exchange.v1 import trust_service_pb2 as pb
-
-    answer: pb.GetTrustMetadataResponse = client.call(
-        client_file,
-        lambda node: node.call(
-            "TrustService/GetTrustMetadata",
-            pb.GetTrustMetadataRequest(),
-            pb.GetTrustMetadataResponse,
-        ),
-    )
-    return files.Bundle.of(views.files_from_proto(answer.files)).files
-
-
 def _draft(
     trust: Path | None, root: Path | None, client_file: Path | None, by: str, note: str
 ) -> Draft:
     from exchange.trust.drafts import Draft
 
-    return Draft(_standing(trust, root, client_file), by, note, datetime.now(UTC))
+    return Draft(published.standing(trust, root, client_file), by, note, datetime.now(UTC))
+
+
+def _key_id(text: str) -> str:
+    path = Path(text)
+    return holding.public_key(path, "--remove").keyid if path.is_file() else text
 
 
 def _epoch_keys(standing: Standing, seal_key: str | None) -> Sequence[EpochKey]:

@@ -16,7 +16,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -134,21 +135,26 @@ def call(path: Path | None, work: Callable[[Client], Awaitable[_T]]) -> _T:
     from exchange.client import Client, WrongNodeError
     from exchange.trust import files
 
-    async def connected(trust: LiveTrust) -> _T:
+    @contextlib.asynccontextmanager
+    async def connected(trust: LiveTrust) -> AsyncIterator[Client]:
         async with Client(
             config.node, province=config.province, certificate=certificate, key=key, trust=trust
         ) as client:
             if await client.refresh_trust():
-                files.mirror(_mirror(config.trust), trust.files)
-            return await work(client)
+                files.write(_mirror(config.trust), trust.files)
+            yield client
 
     async def run() -> _T:
-        try:
-            return await connected(_at_hand(config.trust))
-        except (TrustListError, WrongNodeError):
-            if config.trust.registry is None:
-                raise
-        return await connected(await _from_registry(config))
+        async with contextlib.AsyncExitStack() as stack:
+            # The work itself is never done twice.
+            try:
+                client = await stack.enter_async_context(connected(_at_hand(config.trust)))
+            except (TrustListError, WrongNodeError):
+                if config.trust.registry is None:
+                    raise
+                trust = await _from_registry(config)
+                client = await stack.enter_async_context(connected(trust))
+            return await work(client)
 
     return asyncio.run(run())
 

@@ -1,4 +1,4 @@
-"""`tongxing trust key` and `tongxing trust profile`: what a holder or a province does at home.
+"""`tongxing trust key` and `tongxing trust profile sign`: what a holder or province does at home.
 
 Nothing here needs a network: a key never leaves the machine that it was made on.
 """
@@ -49,11 +49,6 @@ def _keys_noun() -> None:
     """Keep the verb, though there is one only."""
 
 
-@profiles.callback()
-def _profiles_noun() -> None:
-    """Keep the verb, though there is one only."""
-
-
 @keys.command("new")
 def new_key(
     file: Annotated[Path, typer.Argument(help="A new file for the private key. 私钥文件。")],
@@ -63,12 +58,12 @@ def new_key(
 
     The public part is also written beside it, as FILE.pub: that is what others are given.
     """
-    from exchange.trust.signers import generate, save_signer
+    from exchange.trust.signers import generate, public_pem, save_signer
 
     passphrase = _passphrase(file, passphrase_fd, new=True)
     signer = generate()
     save_signer(file, signer, passphrase)
-    pem = _public_pem(signer)
+    pem = public_pem(signer)
     beside = file.with_name(file.name + ".pub")
     beside.write_bytes(pem)
     typer.echo(f"key id {signer.public_key.keyid}\npublic part {beside}:\n{pem.decode()}", nl=False)
@@ -183,16 +178,6 @@ def public_key(path: Path, field: str) -> Key:
         return SSlibKey.from_crypto(load_pem_public_key(pem))
     except (ValueError, UnsupportedAlgorithm):
         raise InvalidFieldError(f"{path} is not a public key in PEM", field=field) from None
-
-
-def _public_pem(signer: Signer) -> bytes:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    raw = bytes.fromhex(signer.public_key.keyval["public"])
-    return Ed25519PublicKey.from_public_bytes(raw).public_bytes(
-        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
-    )
 
 
 def _read(descriptor: int | None) -> bytes | None:

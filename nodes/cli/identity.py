@@ -27,7 +27,7 @@ authority = typer.Typer(no_args_is_help=True, help="The province's TLS authority
 identity.add_typer(authority, name="authority")
 
 _UNFIT, _SOON = 1, 3
-_ROLES = ("node", "issuer", "app", "admin")
+_ROLES = ("node", "issuer", "app", "admin", "registry")
 DirectoryArgument = Annotated[
     Path, typer.Argument(help="The province's folder, named by its code. 省级文件夹。")
 ]
@@ -39,7 +39,7 @@ NodeOption = Annotated[
 @identity.command()
 def issue(
     directory: DirectoryArgument,
-    role: Annotated[str, typer.Option(help="node, issuer, app or admin. 角色。")],
+    role: Annotated[str, typer.Option(help="node, issuer, app, admin or registry. 角色。")],
     name: Annotated[
         str, typer.Option(help="An issuer's credit code, an app's or a node's name. 名称。")
     ] = "",
@@ -59,26 +59,29 @@ def issue(
     if role not in _ROLES:
         raise InvalidFieldError(f"must be one of {', '.join(_ROLES)}", field="--role")
     home = directory.resolve()
-    if not name and role == Role.NODE:
-        name = _name_of(home / "node.pem")
+    serves = role in (Role.NODE, Role.REGISTRY)
+    if not name and serves:
+        name = _name_of(home / f"{role}.pem")
     if not name:
         raise InvalidFieldError("is missing", field="--name", remedy="give --name NAME")
     who = Identity.parse(f"spiffe://{home.name}.tongxing/{role}/{name}")
     now, lifetime = datetime.now(UTC), timedelta(days=days)
-    if who.role is Role.NODE:
-        stem = "node"
+    if serves:
+        stem = role
     else:
         stem = borne_by(home, (role, f"{role}-{name}"), who.uri) or f"{role}-{name}"
         if not node and not (home / f"{stem}.toml").exists():
             raise InvalidFieldError(
                 "is missing", field="--node", remedy="give the node's HOST:PORT for a new client"
             )
-    if node and who.role is not Role.NODE:
+    if node and not serves:
         issue_client(home, who, stem, address=node, now=now, lifetime=lifetime)
     else:
         issue_into(home, stem, who, now=now, lifetime=lifetime)
     typer.echo(f"issued {who.uri}")
-    if who.role is Role.NODE:
+    if who.role is Role.REGISTRY:
+        typer.echo(f"{directory / stem}.pem and its key: copy them to the registry's folder")
+    elif serves:
         typer.echo(f"{directory / stem}.pem: a running node takes it over by itself")
     else:
         typer.echo(f"use it with --client {directory / stem}.toml")
@@ -204,7 +207,7 @@ class _Row:
 
 
 def _rows(subject: _Subject, now: datetime) -> list[_Row]:
-    from exchange.pair import Pair
+    from exchange.client.pair import Pair
     from nodes import certificates
 
     pair = Pair(subject.certificate.read_bytes(), subject.key.read_bytes())

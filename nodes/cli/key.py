@@ -16,7 +16,7 @@ from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
 
 if TYPE_CHECKING:
-    from exchange.admin import Key, Keys, KeyStep
+    from exchange.client.admin import Key, Keys, KeyStep
 
 __all__ = ["key"]
 
@@ -168,7 +168,7 @@ def revoke(
 
 def _call(client_file: Path | None, work: Callable[[Keys], Awaitable[Any]]) -> Any:
     async def with_keys(node: Any) -> Any:
-        from exchange.admin import Keys
+        from exchange.client.admin import Keys
 
         return await work(Keys(node))
 

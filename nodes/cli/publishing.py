@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import itertools
 import sys
 import threading
 from collections import deque
@@ -168,17 +167,24 @@ def publish_file(
         configuration is unusable.
     """
     client.load(client_file)
+    if report and report.exists() and file.exists() and report.samefile(file):
+        raise InvalidFieldError(
+            "is the file to be published", field="--report", remedy="name another file"
+        )
     ids_key = client_file.with_suffix(".ids-key") if client_file else None
-    rows = _begun(file, files.read(file, ids_key, ignore=ignore, key_created=_tell_of_key))
+    # What is wrong with the file as a whole is told before a connection, or a key, is made.
+    if next(files.read(file, None, ignore=ignore), None) is None:
+        raise InvalidFieldError("holds no record", field=file.name, remedy="is it the right file?")
+    rows = files.read(file, ids_key, ignore=ignore, key_created=_tell_of_key)
     with _report(report, file) as kept, _progress(file) as advance:
         sending = _Sending(rows, kept, advance)
         broken: TongxingError | None = None
         try:
             client.call(client_file, sending.run)
         except TongxingError as error:
-            if not sending.connected:
-                raise
             broken = _explained(error, kept)
+            if not (kept.acknowledged or kept.refused):
+                raise
         except KeyboardInterrupt:
             kept.close()
             output.print_line(f"{kept.summary()}; {_AGAIN}")
@@ -206,14 +212,6 @@ def _explained(error: TongxingError, kept: Report) -> TongxingError:
     return error
 
 
-def _begun(file: Path, rows: Iterator[Row | BadRow]) -> Iterator[Row | BadRow]:
-    """The same, with what is wrong with the file as a whole raised here, before a connection."""
-    first = next(rows, None)
-    if first is None:
-        raise InvalidFieldError("holds no record", field=file.name, remedy="is it the right file?")
-    return itertools.chain((first,), rows)
-
-
 def _tell_of_key(path: Path) -> None:
     output.print_line(
         f"made {path}, the key for the ids of rows that have none (编号密钥): keep it, it belongs "
@@ -227,7 +225,6 @@ class _Sending:
     def __init__(
         self, rows: Iterator[Row | BadRow], report: Report, advance: Callable[[], None]
     ) -> None:
-        self.connected = False
         self._rows = rows
         self._report = report
         self._advance = advance
@@ -239,7 +236,6 @@ class _Sending:
 
         :raises TongxingError: the stream broke, or the rest of the file cannot be read.
         """
-        self.connected = True
         async for item in node.publish_all(self._outgoing()):
             self._take(item)
         if self._failure:
@@ -273,10 +269,6 @@ def _report(path: Path | None, source: Path) -> Iterator[Report]:
     if path is None:
         yield Report(Teller(source))
         return
-    if path.exists() and path.samefile(source):
-        raise InvalidFieldError(
-            "is the file to be published", field="--report", remedy="name another file"
-        )
     try:
         file = path.open("w", encoding="utf-8", newline="")
     except OSError as error:

@@ -25,6 +25,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from exchange import status
+from exchange.client.pair import Pair
 from exchange.errors import (
     DeadlineError,
     InternalError,
@@ -32,7 +33,6 @@ from exchange.errors import (
     NoIdentityError,
     TongxingError,
 )
-from exchange.pair import Pair
 from exchange.trust.trustlist import TrustList
 from nodes.authorization import Authorization
 from nodes.call import Call

@@ -17,8 +17,8 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 
-from exchange.link import Endpoint, Link
-from exchange.pair import Pair
+from exchange.client.link import Endpoint, Link
+from exchange.client.pair import Pair
 from exchange.recognition import Reply
 from exchange.trust.profile import Profile
 from exchange.trust.trustlist import TrustList

@@ -18,6 +18,7 @@ from exchange.errors import (
     InternalError,
     InvalidFieldError,
     TongxingError,
+    UnknownIssuerError,
 )
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import attestation_service_pb2 as pb
@@ -123,7 +124,7 @@ class AttestationService:
             signed = request.signed_attestation
             attestation = self._accept_signed(signed, call, now)
             await self._check_superseded(attestation, (attestation.token,), call)
-            stored = await self._stored(attestation, signed)
+            stored = await self._stored(attestation, now, signed)
         else:
             attestation, stored = await self._publish_new(request.attestation, call, now)
         if stored.already:
@@ -141,31 +142,45 @@ class AttestationService:
         if drafted.supersedes is not None:
             await self._check_superseded(drafted, self._tokens(message, now), call)
         try:
-            return drafted, await self._stored(drafted)
+            return drafted, await self._stored(drafted, now)
         except IdTakenError:
             # Perhaps by the same fact, first published under the epoch before.
             old = await self._store.record(drafted.id.bytes)
             if old is None or old.token not in self._tokens(message, now):
                 raise
             again = replace(drafted, token=old.token)
-            return again, await self._stored(again)
+            return again, await self._stored(again, now)
 
     def _tokens(self, message: pb.NewAttestation, now: datetime) -> Collection[bytes]:
         """The holder's tokens under every epoch in force."""
         document = publication.read_document(message.document, now, field="attestation.document")
         return [document.token(key) for key in self._subjects.in_force(now)]
 
-    async def _stored(self, attestation: Attestation, signed: bytes = b"") -> Published:
-        return await self._store.publish(
-            NewRecord(
-                id=attestation.id.bytes,
-                token=attestation.token,
-                issuer=attestation.issuer.credit_code,
-                digest=attestations.digest(attestation),
-                expires=int(attestation.expires_at.timestamp()),
-                signed=signed or self._signed(attestation),
-            )
+    async def _stored(
+        self, attestation: Attestation, now: datetime, signed: bytes = b""
+    ) -> Published:
+        new = NewRecord(
+            id=attestation.id.bytes,
+            token=attestation.token,
+            issuer=attestation.issuer.credit_code,
+            digest=attestations.digest(attestation),
+            expires=int(attestation.expires_at.timestamp()),
+            signed=signed or self._signed(attestation),
         )
+        stored = await self._store.publish(new)
+        if not stored.already or self._counts(stored.signed, now):
+            return stored
+        # Its key was revoked since, and the issuer says the same again: it counts under the new.
+        held = await self._store.replace(new, stored.signed)
+        return Published(held, already=held != new.signed)
+
+    def _counts(self, signed: bytes, now: datetime) -> bool:
+        """Whether the key of what is stored still vouches for it."""
+        try:
+            self._verifier.verify(signed, self._trust(), now)
+        except UnknownIssuerError:
+            return False
+        return True
 
     def _signed(self, attestation: Attestation) -> bytes:
         # Chosen anew each time: what was retired or revoked while the node runs signs nothing more.

@@ -59,6 +59,14 @@ return ARGV[2]
 """
 """Read and replace in one step: of two revocations the first stays, also of two processes'."""
 
+REPLACE: Final = b"""\
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held ~= ARGV[2] then return held end
+redis.call('HSETEX', KEYS[1], 'EXAT', ARGV[4], 'FIELDS', 1, ARGV[1], ARGV[3])
+return ARGV[3]
+"""
+"""A revocation that came between stays."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -192,6 +200,28 @@ class AttestationStore:
         if stored is None:
             raise StoreUnavailableError("the attestation expired as it was stored")
         return Published(_live(stored), already=True)
+
+    async def replace(self, new: NewRecord, old: bytes) -> bytes:
+        """Put other signed bytes of the same fact in the place of those that stand there.
+
+        :param old: what `publish` found; where something else stands by now, it stays.
+        :return: the signed bytes that stand there, on disk.
+        :raises IdTakenError: the id stands there with another issuer, token or digest.
+        :raises RevokedError: it was revoked.
+        :raises StoreUnavailableError: perhaps replaced, perhaps not; or it expired meanwhile.
+        """
+        record = Record(new.issuer, new.digest, new.expires, new.token)
+        key = _subject_key(new.token)
+
+        def change(holder: bytes | None) -> Command:
+            expires = new.expires if holder is None else _same(holder, record).expires
+            until = b"%d" % expires
+            return (b"EVAL", REPLACE, b"1", key, new.id, old, new.signed, until)
+
+        stored = await self._writes.submit((b"GET", _record_key(new.id)), change)
+        if stored is None:
+            raise StoreUnavailableError("the attestation expired as it was stored")
+        return _live(stored)
 
     async def revoke(self, id_: bytes, issuer: str, at: int) -> int:
         """End an attestation for good; on disk when this returns.

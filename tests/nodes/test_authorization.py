@@ -16,9 +16,11 @@ from exchange.client import Client
 from exchange.errors import CallerNotAllowedError
 from exchange.v1 import (
     attestation_service_pb2,
+    key_service_pb2,
     options_pb2,
     peer_service_pb2,
     recognition_service_pb2,
+    trust_service_pb2,
 )
 from nodes.authorization import Authorization
 from nodes.identity import Authority, Identity, Role, issue, make_authority
@@ -29,6 +31,8 @@ SERVICES = [
         (attestation_service_pb2, "AttestationService"),
         (recognition_service_pb2, "RecognitionService"),
         (peer_service_pb2, "PeerService"),
+        (trust_service_pb2, "TrustService"),
+        (key_service_pb2, "KeyService"),
     )
 ]
 METHODS = {
@@ -40,8 +44,13 @@ GRANTED = {
     "AttestationService": {"issuer"},
     "RecognitionService": {"app"},
     "PeerService": {"node"},
+    "TrustService": {"node", "app", "issuer", "admin"},
+    "KeyService": {"admin"},
 }
 """The design's table, in words of its own: what the options must say."""
+
+EMPTY_IS_WHOLE = {"GetTrustMetadata", "WatchTrust", "ListKeys", "PrepareKey"}
+"""Methods to which an empty message is a whole request."""
 
 ROLES = ("issuer", "app", "admin", "node")
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -50,7 +59,7 @@ NO_IDENTITY = ("UNAUTHENTICATED", "NO_IDENTITY")
 
 async def call(channel, path, *, stream=False):
     """Call with an empty message: who is let through is told what is wrong with it."""
-    if path.endswith("Watch"):
+    if path.endswith(("Watch", "WatchTrust")):
         return await channel.unary_stream(path)(b"", timeout=10).read()
     if stream:
         return [answer async for answer in channel.stream_stream(path)(iter(()), timeout=10)]
@@ -102,13 +111,15 @@ async def test_only_the_callers_of_the_contract_are_let_through(exchange, refusa
             await call(client._channel, path, stream=method.client_streaming)
         except grpc.aio.AioRpcError as error:
             refused = refusal(error)
-            if allowed:
+            if allowed and method.name in EMPTY_IS_WHOLE:
+                assert refused[1] == "KEY_STEP"  # there is no registry
+            elif allowed:
                 assert refused[:2] == ("INVALID_ARGUMENT", "INVALID_FIELD")
             else:
                 assert refused == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED", "")
         else:
             assert allowed
-            assert method.client_streaming
+            assert method.client_streaming or method.name in EMPTY_IS_WHOLE
 
 
 async def test_a_method_that_the_contract_does_not_know_is_refused(exchange):
@@ -228,8 +239,9 @@ async def test_reflection_answers_only_to_identities_of_the_exchange(exchange, r
     question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
     certificate, key = sichuans_issuer(rogue)
     async with bearer(exchange, certificate, key) as client:
+        # Without a question: grpc.aio loses the status of a call that is refused while it writes.
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client._channel.stream_stream(path)(iter([question]), timeout=10).read()
+            await client._channel.stream_stream(path)(iter(()), timeout=10).read()
     assert refusal(caught.value)[:2] == NO_IDENTITY
     async with exchange.client("510000", "app") as client:
         stream = client._channel.stream_stream(path)(iter([question]), timeout=10)

@@ -143,7 +143,7 @@ FACTS = {
         (CODE, "DOCUMENT_FORM", "attestation.document.number"),
     ),
     "an unknown document type": (
-        lambda bench: with_number(bench, "12345678", 77),
+        lambda bench: with_number(bench, "73218465", 77),
         (CODE, "INVALID_FIELD", "attestation.document.type"),
     ),
     "no document": (

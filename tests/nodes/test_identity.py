@@ -187,11 +187,11 @@ def test_a_certificate_bears_one_identity_and_its_uses(role: Role) -> None:
     leaf = x509.load_pem_x509_certificate(pem)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     uses = set(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    serves = role is Role.NODE
+    serves = {Role.NODE: ["node.510000.tongxing"], Role.REGISTRY: ["registry.510000.tongxing"]}
 
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == [identity.uri]
-    assert names.get_values_for_type(x509.DNSName) == (["node.510000.tongxing"] if serves else [])
-    assert (ExtendedKeyUsageOID.SERVER_AUTH in uses) is serves
+    assert names.get_values_for_type(x509.DNSName) == serves.get(role, [])
+    assert (ExtendedKeyUsageOID.SERVER_AUTH in uses) is (role in serves)
     assert ExtendedKeyUsageOID.CLIENT_AUTH in uses
     private = load_pem_private_key(key, None)
     assert private.public_key() == leaf.public_key()

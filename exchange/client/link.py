@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from exchange.pair import Pair
+from exchange.client.pair import Pair
 
 __all__ = ["Endpoint", "Link"]
 

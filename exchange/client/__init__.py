@@ -28,7 +28,9 @@ from google.rpc import code_pb2, status_pb2
 
 from exchange import status, views
 from exchange.attestations import Attestation, AttestationVerifier
-from exchange.ending import Ending
+from exchange.client.ending import Ending
+from exchange.client.link import Endpoint, Link
+from exchange.client.pair import Pair, PairFiles
 from exchange.errors import (
     BadSignatureError,
     InternalError,
@@ -36,8 +38,6 @@ from exchange.errors import (
     TongxingError,
     UnknownIssuerError,
 )
-from exchange.link import Endpoint, Link
-from exchange.pair import Pair, PairFiles
 from exchange.provinces import PROVINCES, trust_domain
 from exchange.trust.live import LiveTrust
 from exchange.trust.trustlist import TrustList
@@ -319,7 +319,7 @@ class Client:
     async def call(
         self, method: str, request: Any, response: type[Any], *, seconds: float | None = None
     ) -> Any:
-        """Call a unary method; those of admins are in `exchange.admin`.
+        """Call a unary method; those of admins are in `exchange.client.admin`.
 
         :param method: service and method: ``KeyService/ListKeys``.
         :param request: its message; ``response`` is the class of the answer.

@@ -1,0 +1,98 @@
+"""`tongxing trust profile export` and `publish`: a province changes what it publishes of itself.
+
+Between the two it signs, with its role key (`holding.sign_profile`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exchange.errors import TrustListError
+from nodes.cli import published
+from nodes.cli.client import ClientOption
+from nodes.cli.holding import PassphraseOption
+from nodes.cli.published import DirectoryOption, OnlineKeysOption, RootOption, TrustOption
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import Metadata, Targets
+
+__all__ = ["export", "publish"]
+
+_PATH = re.compile(r"(p[0-9]{6})/profile")
+
+
+def export(
+    province: Annotated[str, typer.Argument(help="Its code. 省级行政区代码。")],
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(help="With these authorities (PEM) in place of its own. 换用的签发机构证书。"),
+    ] = None,
+    trust: TrustOption = None,
+    root: RootOption = None,
+    client_file: ClientOption = None,
+) -> None:
+    """Write a province's profile as it stands, to be changed and signed anew. 导出省级资料。"""
+    profile = published.standing(trust, root, client_file).profiles.get(province)
+    if profile is None:
+        raise TrustListError(
+            f"{province} has no profile that can be used",
+            field="province",
+            remedy="`tongxing trust show` tells who takes part",
+        )
+    if tls_ca is not None:
+        profile = dataclasses.replace(profile, tls_ca=tls_ca.read_text(encoding="utf-8"))
+    typer.echo(json.dumps(profile.to_json(), ensure_ascii=False, indent=2))
+
+
+def publish(
+    file: Annotated[Path, typer.Argument(help="What `profile sign` wrote. 自签资料。")],
+    client_file: ClientOption = None,
+    directory: DirectoryOption = None,
+    online_keys: OnlineKeysOption = None,
+    passphrase_fd: PassphraseOption = None,
+) -> None:
+    """Publish a signed profile: by the registry, or in a folder. 发布省级资料。"""
+    data = file.read_bytes()
+    name = _name(data, file)
+    where = published.hand_in(
+        {name: data},
+        client_file=client_file,
+        directory=directory,
+        online_keys=online_keys,
+        passphrase_fd=passphrase_fd,
+    )
+    typer.echo(f"published in {where}: {name}")
+
+
+def _name(data: bytes, file: Path) -> str:
+    """The name that a province's metadata is published by, whatever the file is called.
+
+    :raises TrustListError: it is no province's.
+    """
+    from tuf.api.exceptions import RepositoryError
+    from tuf.api.metadata import Metadata, Targets
+
+    try:
+        metadata: Metadata[Targets] = Metadata.from_bytes(data)
+    except RepositoryError:
+        raise _none(file) from None
+    signed = metadata.signed
+    paths = list(signed.targets) if isinstance(signed, Targets) else []
+    parts = _PATH.fullmatch(paths[0]) if len(paths) == 1 else None
+    if parts is None:
+        raise _none(file)
+    return f"{signed.version}.{parts[1]}.json"
+
+
+def _none(file: Path) -> TrustListError:
+    return TrustListError(
+        "is no profile that a province signed",
+        field=str(file),
+        remedy="give what `tongxing trust profile sign` wrote",
+    )
