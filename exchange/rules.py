@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
-
-import cel
+from typing import TYPE_CHECKING, Any
 
 from exchange.attestations import Attestation
 from exchange.errors import InvalidFieldError
 from exchange.facts import FACTS, Colour, Fact, Fitness, Kind, TestResult, fact_fields
 from exchange.texts import Text
+
+if TYPE_CHECKING:
+    import cel
 
 __all__ = ["Rule", "RuleBook", "RuleError"]
 
@@ -123,6 +124,8 @@ class RuleBook:
         programs = self._programs[attestation.fact.kind]
         if not programs:
             return []
+        import cel  # noqa: PLC0415 - as in `_compile`
+
         context = cel.Context(
             _variables(
                 attestation.fact,
@@ -163,6 +166,9 @@ def _compile(rule: Rule) -> cel.Program:
     field = f"rules[{rule.id}].when"
     if len(rule.when) > _LONGEST:
         raise RuleError(f"longer than {_LONGEST} characters", field=field)
+    # It brings a command line of its own, 0.1 s that who compiles no rule need not wait for.
+    import cel  # noqa: PLC0415
+
     try:
         program = cel.compile(rule.when)
     except ValueError as error:

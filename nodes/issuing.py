@@ -21,7 +21,7 @@ from exchange.errors import ConflictError, InvalidFieldError, NoIdentityError
 from nodes.identity import Authority, Identity, issue, make_authority, uris
 from nodes.tlsfiles import write_pair
 
-__all__ = ["adopt", "authority_of", "borne_by", "issue_into", "next_authority", "rotate"]
+__all__ = ["adopt", "authority_of", "borne", "borne_by", "issue_into", "next_authority", "rotate"]
 
 
 def authority_of(home: Path) -> Authority:
@@ -51,6 +51,19 @@ def issue_into(
     pair = Pair(*issue(authority_of(home), identity, now=now, lifetime=lifetime))
     write_pair(pair, home / f"{stem}.pem", home / f"{stem}-key.pem")
     return pair.leaf().not_valid_after_utc
+
+
+def borne(home: Path) -> dict[str, Identity]:
+    """Find all that lies in the folder with its key, by stem; authorities are none of it."""
+    found = {}
+    for key in home.glob("*-key.pem"):
+        stem = key.name.removesuffix("-key.pem")
+        try:
+            (uri,) = uris(x509.load_pem_x509_certificate((home / f"{stem}.pem").read_bytes()))
+            found[stem] = Identity.parse(uri)
+        except (OSError, ValueError, NoIdentityError):
+            continue
+    return found
 
 
 def borne_by(home: Path, stems: Iterable[str], uri: str) -> str:

@@ -14,7 +14,12 @@ from securesystemslib.signer import Signer
 
 from exchange.attestations import AttestationVerifier
 from exchange.client.pair import Pair
-from exchange.errors import InvalidFieldError, NoIdentityError, TrustListError
+from exchange.errors import (
+    InvalidFieldError,
+    NoIdentityError,
+    TrustListError,
+    UnknownProvinceError,
+)
 from exchange.keys import Algorithm, PrivateKey
 from exchange.trust.signers import load_signer
 from exchange.trust.trustlist import TrustList
@@ -81,8 +86,8 @@ async def running(config: NodeConfig) -> AsyncIterator[int]:
         registry = Registry(config.trust.registry, certificate, tls_key)
     try:
         trust = await keeper.start()
-    except TrustListError as error:
-        # Perhaps only too old: this node was off for long.
+    except (TrustListError, UnknownProvinceError) as error:
+        # Perhaps only too old: this node was off for long, or its province is new.
         if registry is None:
             raise
         log.warning("trust.local_refused", why=str(error))

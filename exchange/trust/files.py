@@ -268,7 +268,7 @@ def write(directory: Path, files: Files) -> None:
 
 
 def mirror(directory: Path, files: Files) -> None:
-    """Make a folder hold these verified files, and no others.
+    """Make a folder hold these verified files, and no others of a list.
 
     Where the online keys were in wrong hands, a version may have been another's before.
 
@@ -278,8 +278,9 @@ def mirror(directory: Path, files: Files) -> None:
         _role(name)
     _put(directory, files)
     for path in directory.iterdir():
-        if path.name not in files:
-            path.unlink()
+        # What bears no such name may be a file that another process is about to put here.
+        if path.name not in files and _NAME.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _put(directory: Path, files: Files) -> None:

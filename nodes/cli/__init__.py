@@ -9,7 +9,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -79,6 +78,8 @@ app.add_typer(registry.app, name="registry", short_help="The registry (登记处
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata
+
         typer.echo(f"tongxing {metadata.version('tongxing')}")
         raise typer.Exit
 

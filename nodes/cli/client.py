@@ -1,17 +1,4 @@
-"""The client's configuration, and how a command calls its node.
-
-::
-
-    node = "127.0.0.1:7443"        # the caller's own province's node
-    province = "510000"
-    certificate = "issuer.pem"     # paths are relative to the file
-    key = "issuer-key.pem"
-
-    [trust]
-    root = "trust/1.root.json"     # the pinned root
-    metadata = "trust"             # the folder of the signed files
-    cache = "trust-cache"          # may be left out
-"""
+"""How a command calls the node of its client's configuration (`nodes.cli.clientfile`)."""
 
 from __future__ import annotations
 
@@ -23,20 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from pydantic import Field
 
-from exchange.errors import ExpiredError, InvalidFieldError, TrustListError
-from nodes import settings
-from nodes.config import RegistryConfig
-from nodes.settings import ProvinceCode, Section
+from exchange.errors import (
+    ExpiredError,
+    InvalidFieldError,
+    TrustListError,
+    UnknownProvinceError,
+)
 
 if TYPE_CHECKING:
     from exchange.client import Client
     from exchange.trust.files import Files
     from exchange.trust.live import LiveTrust
     from exchange.trust.trustlist import TrustList
+    from nodes.cli.clientfile import ClientConfig, TrustFiles
 
-__all__ = ["ClientConfig", "ClientOption", "TrustFiles", "call", "load", "trust_list"]
+__all__ = ["ClientOption", "call", "load", "trust_list"]
 
 _T = TypeVar("_T")
 
@@ -46,25 +35,6 @@ ClientOption = Annotated[
         "--client", envvar="TONGXING_CLIENT", help="The client's TOML file. 客户端配置文件。"
     ),
 ]
-
-
-class TrustFiles(Section):
-    """The pinned root, the folder of TUF metadata, one for what was seen before; the registry."""
-
-    root: Path
-    metadata: Path
-    cache: Path = Path("trust-cache")
-    registry: RegistryConfig | None = None
-
-
-class ClientConfig(Section):
-    """All of it."""
-
-    node: Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
-    province: ProvinceCode
-    certificate: Path
-    key: Path
-    trust: TrustFiles
 
 
 def load(path: Path | None) -> ClientConfig:
@@ -78,6 +48,9 @@ def load(path: Path | None) -> ClientConfig:
             field="--client",
             remedy="give --client FILE, or set TONGXING_CLIENT",
         )
+    from nodes import settings
+    from nodes.cli.clientfile import ClientConfig
+
     return settings.read(path, ClientConfig)
 
 
@@ -149,7 +122,7 @@ def call(path: Path | None, work: Callable[[Client], Awaitable[_T]]) -> _T:
             # The work itself is never done twice.
             try:
                 client = await stack.enter_async_context(connected(_at_hand(config.trust)))
-            except (TrustListError, WrongNodeError):
+            except (TrustListError, UnknownProvinceError, WrongNodeError):
                 if config.trust.registry is None:
                     raise
                 trust = await _from_registry(config)

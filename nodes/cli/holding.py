@@ -87,10 +87,11 @@ def sign_profile(
     from exchange.trust import ceremony, roles
     from exchange.trust.profile import Profile
 
-    profile = Profile.from_json(_document(file))
+    document = _document(file)
+    profile = Profile.from_json(document)
     RuleBook(profile.rules)
     role = roles.role_name(profile.province)
-    version = _next_version(role, trust) if number is None else number
+    version = number or _next_version(role, trust, document.get("version"))
     signer = open_signer(key, passphrase_fd)
     data = ceremony.sign_profile(profile, signer, version=version, now=datetime.now(UTC))
     path = out or Path(f"{version}.{role}.json")
@@ -100,15 +101,17 @@ def sign_profile(
     typer.echo(f"wrote {path}")
 
 
-def _next_version(role: str, trust: Path | None) -> int:
+def _next_version(role: str, trust: Path | None, before: object) -> int:
+    """The version after the one in the folder, or after the one that was exported."""
     from exchange.trust import files
 
-    if trust is None:
-        raise InvalidFieldError(
-            "is missing", field="--version", remedy="give it, or --trust DIR to read it from"
-        )
-    held = files.Bundle.of(files.read(trust)).versions.roles
-    return held.get(role, 0) + 1
+    if trust is not None:
+        return files.Bundle.of(files.read(trust)).versions.roles.get(role, 0) + 1
+    if type(before) is int:
+        return before + 1
+    raise InvalidFieldError(
+        "is missing", field="--version", remedy="give it, or --trust DIR to read it from"
+    )
 
 
 def _document(path: Path) -> Any:

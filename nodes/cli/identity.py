@@ -13,7 +13,6 @@ import typer
 
 from exchange.errors import InvalidFieldError, TongxingError, TrustListError
 from nodes.cli import client, output
-from nodes.cli.client import TrustFiles
 from nodes.cli.output import Form, FormOption
 
 if TYPE_CHECKING:
@@ -85,6 +84,27 @@ def issue(
         typer.echo(f"{directory / stem}.pem: a running node takes it over by itself")
     else:
         typer.echo(f"use it with --client {directory / stem}.toml")
+
+
+@identity.command()
+def renew(
+    directory: DirectoryArgument,
+    days: Annotated[int, typer.Option(min=1, max=825, help="How long each holds. 有效天数。")] = 90,
+) -> None:
+    """Issue every certificate in the province's folder anew, in its place. 全部续签。
+
+    What was issued from here but lies elsewhere, such as an app's, is not among them.
+    """
+    from nodes import issuing
+
+    home = directory.resolve()
+    now, lifetime = datetime.now(UTC), timedelta(days=days)
+    found = issuing.borne(home)
+    if not found:
+        raise InvalidFieldError("holds no certificate", field="directory")
+    for stem, who in sorted(found.items()):
+        issuing.issue_into(home, stem, who, now=now, lifetime=lifetime)
+        typer.echo(f"issued {who.uri}: {directory / stem}.pem")
 
 
 @authority.command()
@@ -165,6 +185,8 @@ class _Subject:
 
         :raises TrustListError: none does.
         """
+        from nodes.cli.clientfile import TrustFiles
+
         found: list[TrustList] = []
         error = TrustListError("there is none")
         for folder in self.folders:

@@ -37,8 +37,14 @@ def export(
     root: RootOption = None,
     client_file: ClientOption = None,
 ) -> None:
-    """Write a province's profile as it stands, to be changed and signed anew. 导出省级资料。"""
-    profile = published.standing(trust, root, client_file).profiles.get(province)
+    """Write a province's profile as it stands, to be changed and signed anew. 导出省级资料。
+
+    Its `version` is the one that stands: `tongxing trust profile sign` signs the next.
+    """
+    from exchange.trust import roles
+
+    standing = published.standing(trust, root, client_file)
+    profile = standing.profiles.get(province)
     if profile is None:
         raise TrustListError(
             f"{province} has no profile that can be used",
@@ -47,7 +53,8 @@ def export(
         )
     if tls_ca is not None:
         profile = dataclasses.replace(profile, tls_ca=tls_ca.read_text(encoding="utf-8"))
-    typer.echo(json.dumps(profile.to_json(), ensure_ascii=False, indent=2))
+    document = {"version": standing.versions[roles.role_name(province)], **profile.to_json()}
+    typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
 
 
 def publish(

@@ -11,7 +11,7 @@ import typer
 from exchange.errors import InvalidFieldError
 from exchange.provinces import PROVINCES
 from nodes.cli import client, output
-from nodes.cli.client import ClientOption, TrustFiles
+from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def _verified(metadata: Path | None, root: Path | None, client_file: Path | None
         )
     # Nothing to compare with: what is shown is verified, but may be older than what others saw.
     with tempfile.TemporaryDirectory(prefix="tongxing-trust-") as cache:
+        from nodes.cli.clientfile import TrustFiles
+
         files = TrustFiles(root=root, metadata=metadata, cache=Path(cache))
         return client.trust_list(files)
 

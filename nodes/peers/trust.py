@@ -31,10 +31,12 @@ _PEER_SECONDS = 10.0
 _PAUSE_SECONDS = 0.5
 _NOTHING_NEW_SECONDS = 0.1
 """How long a message that brought nothing new delays the next: nobody keeps a node busy."""
+_NOTHING_NEW = 10
+"""So many of these in so many seconds are a flood: what is new would wait behind it."""
 
 
 class _SilentError(TrustListError):
-    """Heartbeats are missing."""
+    """Heartbeats are missing, or there are far too many."""
 
 
 class TrustFollower:
@@ -93,15 +95,22 @@ class TrustFollower:
         self, source: str, channel: grpc.aio.Channel, limit: asyncio.Timeout, seconds: float
     ) -> None:
         patience = self._registry.config.silence_seconds
+        clock = asyncio.get_running_loop().time
+        since, nothing_new = clock(), 0
         async with contextlib.aclosing(_watch(self._keeper, channel, patience)) as answers:
             async for answer in answers:
                 if self._heard != source:
                     self._heard = source
                     log.info("trust.following", source=source)
                 if await self._keeper.offer(views.files_from_proto(answer.files)):
-                    limit.reschedule(asyncio.get_running_loop().time() + seconds)
-                else:
-                    await asyncio.sleep(_NOTHING_NEW_SECONDS)
+                    limit.reschedule(clock() + seconds)
+                    continue
+                nothing_new += 1
+                if nothing_new > _NOTHING_NEW:
+                    if clock() - since < _NOTHING_NEW:
+                        raise _SilentError("it floods with what is not new")
+                    since, nothing_new = clock(), 0
+                await asyncio.sleep(_NOTHING_NEW_SECONDS)
 
 
 async def fetch_trust(keeper: TrustKeeper, registry: Registry) -> TrustList:

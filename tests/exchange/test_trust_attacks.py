@@ -45,7 +45,7 @@ test_new_root_{same,nonconsecutive}_version        test_a_root_out_of_turn_is_re
 test_intermediate_root_expired                     test_an_expired_root_on_the_way_is_followed
 test_repository_substitutes_target_file            test_a_profile_put_in_anothers_place_is_refused
 test_multiple_changes_to_target                    the same
-test_graph_traversal, test_targetfile_search       test_exchange/test_trust.py: provinces delegate
+test_graph_traversal, test_targetfile_search       tests/exchange/test_trust.py: provinces delegate
                                                    no further, so there is no graph to walk
 test_implicit_refresh                              does not apply: nothing is read unrefreshed
 test_client_downloads_expected_file[_in_sub_dir]   does not apply: profiles stand inline
@@ -1001,7 +1001,6 @@ def test_a_mirror_holds_what_it_is_given_and_nothing_else(
     """A version that a thief of the online keys has used is written over; what is left is not."""
     first = dict(publisher.files)
     files.mirror(tmp_path, {**first, "2.p510000.json": b"the thief's"})
-    (tmp_path / ".half").write_bytes(b"left by a crash")
     second = dict(Bundle.of(publisher.publish("p510000")).files)
     files.mirror(tmp_path, second)
 

@@ -7,6 +7,7 @@ and recognising by the list that it holds, passes nothing bad on, and follows th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -48,7 +49,10 @@ WATCH, GET = (f"/tongxing.v1.TrustService/{name}" for name in ("WatchTrust", "Ge
 def mirror(exchange, name):
     """What a server starts from and gives to others: its mirror, every file."""
     folder = exchange.directory / name / "data" / "trust" / "mirror"
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    while True:
+        # A new list may replace the files just as they are read.
+        with contextlib.suppress(FileNotFoundError):
+            return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 async def until(what, holds, seconds=30):
@@ -274,31 +278,23 @@ LIES = {
     "a snapshot that is another": spoilt("snapshot"),
     "targets that are others": spoilt("targets"),
     "a province that is another": spoilt("p510000"),
-    "a province left out": lambda server: (
-        {name: data for name, data in server.renewed().items() if "p510000" not in name}
-        | {"9.p510000.json": b"{}"}
-    ),
 }
 
 
 @pytest.mark.parametrize("case", LIES)
 async def test_a_lie_is_refused_and_the_node_serves_on(alone, document, liar, case):
     lie = LIES[case](liar)
-    offered, after, calls = mirror(alone, SICHUAN), lines_of(alone, SICHUAN), liar.calls
+    after, calls = lines_of(alone, SICHUAN), liar.calls
     liar.say = liar.saying(lie)
-    if case == "a province left out":  # which the node has: nothing is missing
-        await until("it is taken", lambda: mirror(alone, SICHUAN) != offered)
-        assert set(mirror(alone, SICHUAN)) == set(liar.files)
-    else:
-        # Twice: it comes back for more, and holds what it held.
-        await until("the node came back", lambda: liar.calls >= calls + 2)
-        assert mirror(alone, SICHUAN) == liar.files
-        said = [
-            *events(alone, SICHUAN, "trust.refused", after),
-            *events(alone, SICHUAN, "trust.source_silent", after),
-        ]
-        assert said, "not loudly"
-        assert len(said) < 20
+    # Twice: it comes back for more, and holds what it held.
+    await until("the node came back", lambda: liar.calls >= calls + 2)
+    assert mirror(alone, SICHUAN) == liar.files
+    said = [
+        *events(alone, SICHUAN, "trust.refused", after),
+        *events(alone, SICHUAN, "trust.source_silent", after),
+    ]
+    assert said, "not loudly"
+    assert len(said) < 20
     assert not list(alone.directory.parent.rglob("*escaped*"))
     assert await recognises(alone, document)
     await liar.tell_the_truth(SICHUAN)
@@ -489,7 +485,7 @@ async def test_a_registry_that_withholds_news_from_one_is_outdone_by_its_peers(e
             (caller,) = context.auth_context()["peer_spiffe_id"]
             while True:
                 yield b"" if SICHUAN.encode() in caller else truth
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(1.5)  # ten in ten seconds would be a flood
 
         liar.say = say
         await until("Sichuan hears of it", lambda: mirror(exchange, SICHUAN) == liar.files, 60)
