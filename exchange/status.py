@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
@@ -10,7 +12,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from exchange import errors
 from exchange.errors import TongxingError
 
-__all__ = ["DETAILS_KEY", "DOMAIN", "code_of", "from_status", "to_status"]
+__all__ = ["DETAILS_KEY", "DOMAIN", "code_of", "from_status", "from_trailers", "to_status"]
 
 DOMAIN = "tongxing"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -93,3 +95,14 @@ def from_status(status: status_pb2.Status) -> TongxingError:
         return error(status.message.removesuffix(f"; {remedy}"), remedy=remedy)
     violation = bad.field_violations[0]
     return error(violation.description, field=violation.field, remedy=remedy)
+
+
+def from_trailers(trailers: Iterable[tuple[str, str | bytes]] | None) -> TongxingError | None:
+    """The error that a call's trailing metadata carry; None where they carry none."""
+    for key, value in trailers or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return from_status(status_pb2.Status.FromString(value))
+            except DecodeError:
+                return None
+    return None

@@ -439,12 +439,9 @@ class Client:
 
 def _error(error: grpc.aio.AioRpcError) -> TongxingError:
     """The exchange's error behind a gRPC error."""
-    for key, value in error.trailing_metadata() or ():
-        if key == status.DETAILS_KEY and isinstance(value, bytes):
-            try:
-                return status.from_status(status_pb2.Status.FromString(value))
-            except DecodeError:
-                break
+    ours = status.from_trailers(error.trailing_metadata())
+    if ours is not None:
+        return ours
     code = grpc.StatusCode
     # A node's own fault carries details; without them INTERNAL is how gRPC's core may report a
     # stream that broke.

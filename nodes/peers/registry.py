@@ -7,8 +7,6 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
-from google.rpc import status_pb2
 
 from exchange import status, views
 from exchange.errors import StoreUnavailableError, TongxingError
@@ -106,12 +104,6 @@ class Registry:
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> TongxingError:
-    for key, value in error.trailing_metadata() or ():
-        if key == status.DETAILS_KEY and isinstance(value, bytes):
-            try:
-                return status.from_status(status_pb2.Status.FromString(value))
-            except DecodeError:
-                break
-    return RegistryUnavailableError(
+    return status.from_trailers(error.trailing_metadata()) or RegistryUnavailableError(
         f"the registry does not answer: {error.details()}", remedy="is it running?"
     )
