@@ -23,8 +23,7 @@ from uuid import UUID
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, status_pb2
+from google.rpc import code_pb2
 
 from exchange import status, views
 from exchange.attestations import Attestation, AttestationVerifier

@@ -122,7 +122,7 @@ def rotate(
         f"made {directory / 'authority-next.pem'}\n"
         f"1. publish {directory / both.name} as tls_ca in the province's profile\n"
         f"2. once every node follows it: tongxing identity authority adopt {directory}\n"
-        "3. issue every certificate of the province anew: tongxing identity issue\n"
+        f"3. issue every certificate of the province anew: tongxing identity renew {directory}\n"
         f"4. publish {directory / 'authority-next.pem'} alone as tls_ca"
     )
 
