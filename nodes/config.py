@@ -119,6 +119,12 @@ class PeersConfig(Section):
     timeout_seconds: float = Field(default=1.5, gt=0, le=30)
 
 
+class MetricsConfig(Section):
+    """Where metrics are served in plain HTTP, if anywhere: on a network of the operator's own."""
+
+    listen: Annotated[str, AfterValidator(host_and_port)]
+
+
 class LogConfig(Section):
     """What is logged, and how."""
 
@@ -144,6 +150,7 @@ class NodeConfig(BaseSettings):
     store: StoreConfig = Field(default_factory=StoreConfig)
     connections: ConnectionsConfig = Field(default_factory=ConnectionsConfig)
     peers: PeersConfig = Field(default_factory=PeersConfig)
+    metrics: MetricsConfig | None = None
     log: LogConfig = Field(default_factory=LogConfig)
 
     @classmethod

@@ -30,6 +30,7 @@ from nodes.embedded import EmbeddedValkey
 from nodes.identity import IdentityVerifier, Role
 from nodes.keyring import Keyring
 from nodes.keysteps import KeySteps
+from nodes.metrics import NodeMetrics, served
 from nodes.peers.fetch import Peers
 from nodes.peers.registry import Registry
 from nodes.peers.trust import TrustFollower, fetch_trust
@@ -84,14 +85,7 @@ async def running(config: NodeConfig) -> AsyncIterator[int]:
     registry = None
     if config.trust.registry:
         registry = Registry(config.trust.registry, certificate, tls_key)
-    try:
-        trust = await keeper.start()
-    except (TrustListError, UnknownProvinceError) as error:
-        # Perhaps only too old: this node was off for long, or its province is new.
-        if registry is None:
-            raise
-        log.warning("trust.local_refused", why=str(error))
-        trust = await fetch_trust(keeper, registry)
+    trust = await _first_list(keeper, registry)
     _check_signs(keyring, trust)
     tls = TlsFiles(
         certificate,
@@ -167,9 +161,26 @@ async def running(config: NodeConfig) -> AsyncIterator[int]:
         if registry:
             follower = TrustFollower(keeper, registry, peers)
             stack.push_async_callback(_cancel, asyncio.create_task(follower.run()))
+        if config.metrics:
+            collector = NodeMetrics(
+                province=config.province, keeper=keeper, tls=tls, peers=peers, clock=clock
+            )
+            stack.enter_context(served(config.metrics.listen, collector))
         stack.push_async_callback(door.close, config.drain_seconds)
         stack.callback(keeper.release)
         yield await door.open()
+
+
+async def _first_list(keeper: TrustKeeper, registry: Registry | None) -> TrustList:
+    """What lies at hand; else what the registry has."""
+    try:
+        return await keeper.start()
+    except (TrustListError, UnknownProvinceError) as error:
+        # Perhaps only too old: this node was off for long, or its province is new.
+        if registry is None:
+            raise
+        log.warning("trust.local_refused", why=str(error))
+    return await fetch_trust(keeper, registry)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -40,7 +40,7 @@ from nodes.identity import registry_name, server_name
 from nodes.peers.registry import Registry
 from nodes.setup import Member, RegistryPlace, initialise
 
-__all__ = ["TrialExchange", "wait_until"]
+__all__ = ["TrialExchange", "free_ports", "wait_until"]
 
 START_SECONDS = 30.0
 REGISTRY = "registry"
@@ -81,7 +81,7 @@ class TrialExchange:
         self.provinces = tuple(provinces)
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         if not (directory / "trust").exists():
-            *ports, registry_port = _free_ports(len(self.provinces) + 1)
+            *ports, registry_port = free_ports(len(self.provinces) + 1)
             members = {
                 code: Member(code, f"127.0.0.1:{port}", tuple((issuers or {}).get(code, ())))
                 for code, port in zip(self.provinces, ports, strict=True)
@@ -286,7 +286,8 @@ class TrialExchange:
         node.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

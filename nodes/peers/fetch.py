@@ -175,6 +175,10 @@ class Peers:
         """Each peer's channel as it is now."""
         return [(code, peer.link.channel) for code, peer in self._peers.items()]
 
+    def up(self) -> dict[str, bool]:
+        """Whether each peer answered when it was last asked."""
+        return {code: peer.up for code, peer in dict(self._peers).items()}
+
     async def close(self) -> None:
         """Close every channel."""
         await asyncio.gather(*(peer.link.close() for peer in self._peers.values()))

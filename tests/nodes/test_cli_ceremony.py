@@ -290,6 +290,28 @@ def test_a_profile_in_toml_is_signed(desk: Desk, tmp_path: Path) -> None:
     assert "--version" in desk.refused(*command, "--passphrase-fd", secret())
 
 
+def test_a_province_publishes_a_changed_profile_in_a_folder(desk: Desk, tmp_path: Path) -> None:
+    exported, signed = tmp_path / "profile.json", tmp_path / "signed.json"
+    authority = desk.exchange / SICHUAN / "authority.pem"
+    command = ["trust", "profile", "export", SICHUAN, "--trust", desk.trust]
+    exported.write_text(desk.do(*command, "--tls-ca", authority))
+    assert json.loads(exported.read_bytes())["version"] == 1
+    role_key = desk.exchange / "keys" / f"p{SICHUAN}.pem"
+    desk.do("trust", "profile", "sign", exported, "--key", role_key, "--out", signed)
+    place = ["--directory", desk.trust, "--online-keys", desk.exchange / "keys"]
+    assert "2.p510000.json" in desk.do("trust", "profile", "publish", signed, *place)
+    assert desk.provinces() == {GUANGDONG, SICHUAN}
+    assert json.loads(desk.do(*command))["version"] == 2
+
+    private = desk.exchange / SICHUAN / "authority-key.pem"
+    assert "holds a private key" in desk.refused(*command, "--tls-ca", private)
+    assert "no profile that can be used" in desk.refused(
+        "trust", "profile", "export", ZHEJIANG, "--trust", desk.trust
+    )
+    assert "is no profile" in desk.refused("trust", "profile", "publish", exported, *place)
+    assert "--online-keys" in desk.refused("trust", "profile", "publish", signed, *place[:2])
+
+
 # --- with a registry and running nodes ---------------------------------------------------------
 
 

@@ -321,6 +321,32 @@ async def test_a_revoked_attestation_is_not_brought_back_by_publishing(store):
     assert await store.lookup(record.token) == []
 
 
+async def test_the_same_fact_is_put_in_the_place_of_what_counts_no_more(store, raw):
+    record = new()
+    await store.publish(record)
+    again = like(record, signed=b"\xd2another", expires=record.expires + 1000)
+    assert await store.replace(again, record.signed) == again.signed
+    assert await store.lookup(record.token) == [again.signed]
+    until = await raw.execute(
+        b"HEXPIRETIME", b"s:{" + record.token + b"}", b"FIELDS", b"1", record.id
+    )
+    assert until == [record.expires]
+
+
+async def test_a_replacement_yields_to_what_came_first(store):
+    record, other = new(), new()
+    await store.publish(record)
+    await store.publish(other)
+    again = like(record, signed=b"\xd2another")
+    assert await store.replace(again, b"\xd2gone") == record.signed
+    with pytest.raises(IdTakenError):
+        await store.replace(like(record, token=other.token), record.signed)
+    await store.revoke(record.id, ISSUER, 1_700_000_000)
+    with pytest.raises(RevokedError):
+        await store.replace(again, record.signed)
+    assert await store.lookup(record.token) == []
+
+
 async def test_a_publish_that_never_finished_can_be_revoked(store, raw):
     lost = new()
     record = Record(lost.issuer, lost.digest, lost.expires, lost.token)
