@@ -101,6 +101,7 @@ def initialise(
             rules=published_rules(code) if rules is None else rules[code],
             registry=registry,
             trial=True,
+            role_key=passphrase is None,
         )
         for code, member in members.items()
     ]
@@ -112,6 +113,8 @@ def initialise(
     files.write(directory / "trust", ceremony.initialise(profiles, signers, now=now))
     if registry:
         _lay_registry(directory, registry, now)
+        if passphrase is not None:
+            _write_private(directory / "registry" / "online-passphrase", passphrase + b"\n")
 
 
 def lay_province(
@@ -122,11 +125,14 @@ def lay_province(
     rules: tuple[dict[str, Any], ...],
     registry: RegistryPlace | None = None,
     trial: bool = False,
+    role_key: bool = True,
 ) -> Profile:
     """Make a province's folder: its keys, its authority, certificates and configurations.
 
     :param home: a new folder, named by the province's code.
     :param trial: its role key lies with all others, and keys are used as soon as they are made.
+    :param role_key: whether the node of a trial has the role key at hand; an encrypted one it
+        has not.
     :returns: the profile for the trust list, for the province to sign.
     :raises TongxingError: the member or a rule is wrong.
     """
@@ -141,7 +147,9 @@ def lay_province(
     seal_key = SealPrivateKey.generate()
     _write_private(home / "seal-key.pem", seal_key.to_pem())
     _write_identity(home, "node", authority, Identity(code, Role.NODE, "node-1"), now)
-    (home / "node.toml").write_text(_node_toml(member, registry, trial=trial), encoding="utf-8")
+    (home / "node.toml").write_text(
+        _node_toml(member, registry, trial=trial, role_key=role_key), encoding="utf-8"
+    )
     for name, role, stem in (
         *(
             (issuer, Role.ISSUER, "issuer" if at == 0 else f"issuer-{issuer}")
@@ -246,11 +254,13 @@ authority = "../{registry.province}/authority.pem"
 """
 
 
-def _node_toml(member: Member, registry: RegistryPlace | None, *, trial: bool) -> str:
+def _node_toml(
+    member: Member, registry: RegistryPlace | None, *, trial: bool, role_key: bool
+) -> str:
     at_registry = ""
     if registry and trial:
-        at_registry = f"""role_key = "../keys/p{member.province}.pem"
-
+        at_hand = f'role_key = "../keys/p{member.province}.pem"\n' if role_key else ""
+        at_registry = f"""{at_hand}
 {_registry_toml(registry)}
 [keys]
 min_published_hours = 0.0
