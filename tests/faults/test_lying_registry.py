@@ -479,17 +479,24 @@ async def test_a_registry_that_withholds_news_from_one_is_outdone_by_its_peers(e
     exchange.stop(REGISTRY)
     async with Server(exchange, exchange.addresses[REGISTRY], *the_registrys(exchange)) as liar:
         liar.files = dict(Bundle.of(liar.renewed()).files)
-        truth = message_of(liar.files)
+        truth, told = message_of(liar.files), asyncio.Event()
+        after = len(exchange.log(SICHUAN).read_text(encoding="utf-8").splitlines())
 
         async def say(context):
             (caller,) = context.auth_context()["peer_spiffe_id"]
             while True:
-                yield b"" if SICHUAN.encode() in caller else truth
+                yield truth if told.is_set() and SICHUAN.encode() not in caller else b""
                 await asyncio.sleep(1.5)  # ten in ten seconds would be a flood
 
+        def listens():
+            lines = events(exchange, SICHUAN, "trust.following", after)
+            return [line for line in lines if line["source"] == REGISTRY]
+
         liar.say = say
+        await until("Sichuan listens to the registry", listens)
+        told.set()
         await until("Sichuan hears of it", lambda: mirror(exchange, SICHUAN) == liar.files, 60)
-        assert events(exchange, SICHUAN, "trust.source_stale")
+        assert events(exchange, SICHUAN, "trust.source_stale", after)
         await liar.tell_the_truth(*exchange.provinces)
     await asyncio.to_thread(exchange.start, REGISTRY)
 
