@@ -110,40 +110,31 @@ def verify(files: Files, root: bytes, cache: Path) -> tuple[TrustList, Bundle]:
         return refreshed.trust_list(), Bundle.of(refreshed.verified(files))
 
 
-class _Directory(FetcherInterface):
-    """Where python-tuf would download, it reads a directory's files."""
+class _Fetcher(FetcherInterface):
+    """Where python-tuf would download, it is given files at hand, or a directory's."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, metadata: Path | Files) -> None:
+        self._metadata = metadata
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         # python-tuf percent-encodes role names, so what follows the last slash is one file name.
         name = url.rpartition("/")[2]
-        path = self._directory / name
-        if not path.is_file():
+        data = self._read(name)
+        if data is None:
             raise DownloadHTTPError(f"{name} is missing", 404)
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
         # A length in snapshot or timestamp overrides the configured limits, so one holds here.
         if len(data) > _LARGEST:
             raise DownloadLengthMismatchError(f"{name} has more than {_LARGEST} bytes")
         return iter((data,))
 
-
-class _AtHand(FetcherInterface):
-    """Where python-tuf would download, it is given what one call has fetched already."""
-
-    def __init__(self, files: Files) -> None:
-        self._files = files
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        name = url.rpartition("/")[2]
-        data = self._files.get(name)
-        if data is None:
-            raise DownloadHTTPError(f"{name} is missing", 404)
-        if len(data) > _LARGEST:
-            raise DownloadLengthMismatchError(f"{name} has more than {_LARGEST} bytes")
-        return iter((data,))
+    def _read(self, name: str) -> bytes | None:
+        if not isinstance(self._metadata, Path):
+            return self._metadata.get(name)
+        path = self._metadata / name
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return file.read(_LARGEST + 1)
 
 
 class _Refresh(Updater):
@@ -223,7 +214,7 @@ def _refreshed(metadata: Path | Files, root: bytes, cache: Path) -> Iterator[_Re
             refresh = _Refresh(
                 metadata_dir=str(cache),
                 metadata_base_url="trust:",
-                fetcher=_Directory(metadata) if isinstance(metadata, Path) else _AtHand(metadata),
+                fetcher=_Fetcher(metadata),
                 config=_CONFIG,
                 bootstrap=root,
             )
