@@ -230,9 +230,22 @@ def signed(files: Files, name: str, kind: type[_S]) -> _S:
 def read(directory: Path) -> dict[str, bytes]:
     """Read a trust list as it stands: every root, and the newest file of each other role.
 
+    The folder may be a mirror that its node brings forward meanwhile.
+
     :raises TrustListError: there is none, or a file is missing.
     """
-    files = {TIMESTAMP: _file(directory, TIMESTAMP)}
+    while True:
+        head = _file(directory, TIMESTAMP)
+        try:
+            return _read(directory, head)
+        except TrustListError:
+            # A mirror's timestamp moves before what it named is taken away.
+            if _file(directory, TIMESTAMP) == head:
+                raise
+
+
+def _read(directory: Path, timestamp: bytes) -> dict[str, bytes]:
+    files = {TIMESTAMP: timestamp}
     head = signed(files, TIMESTAMP, Timestamp).snapshot_meta.version
     files[f"{head}.snapshot.json"] = _file(directory, f"{head}.snapshot.json")
     for name, meta in signed(files, f"{head}.snapshot.json", Snapshot).meta.items():

@@ -225,6 +225,31 @@ def test_threads_may_share_a_cache(exchange: Exchange) -> None:
     assert failures == []
 
 
+def test_a_mirror_that_is_brought_forward_meanwhile_reads_whole(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    place = tmp_path / "mirror"
+    lists = [exchange.current()]
+    for _ in range(30):
+        exchange.publish(replace(exchange.profiles[SICHUAN], addresses=("moved.example:8443",)))
+        lists.append(exchange.current())
+    files.mirror(place, lists[0])
+    done = threading.Event()
+
+    def bring_forward() -> None:
+        for each in lists:
+            files.mirror(place, each)
+        done.set()
+
+    thread = threading.Thread(target=bring_forward)
+    thread.start()
+    try:
+        while not done.is_set():
+            assert files.read(place) in lists
+    finally:
+        thread.join()
+
+
 def test_a_new_root_signed_by_the_old_one_is_followed(exchange: Exchange) -> None:
     root: Metadata[Any] = Metadata.from_bytes(exchange.root)
     root.signed.version = 2
