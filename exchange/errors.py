@@ -15,6 +15,7 @@ __all__ = [
     "CallerNotAllowedError",
     "CheckDigitError",
     "ConflictError",
+    "CursorExpiredError",
     "DeadlineError",
     "DocumentFormError",
     "ExpiredError",
@@ -200,6 +201,13 @@ class ConflictError(TongxingError):
     reason = "CONFLICT"
     zh = "版本冲突"
     retry_after = 0.1
+
+
+class CursorExpiredError(TongxingError):
+    """The changes cannot be continued from the cursor: the state is to be fetched whole."""
+
+    reason = "CURSOR_EXPIRED"
+    zh = "变更游标已失效"
 
 
 class OverloadedError(TongxingError):

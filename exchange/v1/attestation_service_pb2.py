@@ -29,7 +29,7 @@ from exchange.v1 import options_pb2 as tongxing_dot_v1_dot_options__pb2
 from exchange.v1 import types_pb2 as tongxing_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tongxing/v1/attestation_service.proto\x12\x0btongxing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19tongxing/v1/options.proto\x1a\x17tongxing/v1/types.proto\"\xc1\x03\n\x0eNewAttestation\x12/\n\x0e\x61ttestation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\rattestationId\x12\x41\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1d.tongxing.v1.IdentityDocumentB\x06\xbaH\x03\xc8\x01\x01R\x08\x64ocument\x12*\n\x0bholder_name\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64R\nholderName\x12-\n\x04\x66\x61\x63t\x18\x04 \x01(\x0b\x32\x11.tongxing.v1.FactB\x06\xbaH\x03\xc8\x01\x01R\x04\x66\x61\x63t\x12\x33\n\x06issuer\x18\x05 \x01(\x0b\x32\x13.tongxing.v1.IssuerB\x06\xbaH\x03\xc8\x01\x01R\x06issuer\x12;\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12\x41\n\x0f\x64\x61ta_as_of_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x64\x61taAsOfTime\x12+\n\nsupersedes\x18\x08 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\nsupersedes\"\x9f\x01\n\x19PublishAttestationRequest\x12?\n\x0b\x61ttestation\x18\x01 \x01(\x0b\x32\x1b.tongxing.v1.NewAttestationH\x00R\x0b\x61ttestation\x12/\n\x12signed_attestation\x18\x02 \x01(\x0cH\x00R\x11signedAttestationB\x10\n\x07\x63ontent\x12\x05\xbaH\x02\x08\x01\"\x85\x01\n\x1aPublishAttestationResponse\x12:\n\x0b\x61ttestation\x18\x01 \x01(\x0b\x32\x18.tongxing.v1.AttestationR\x0b\x61ttestation\x12+\n\x11\x61lready_published\x18\x02 \x01(\x08R\x10\x61lreadyPublished\"\xb7\x01\n\x1aPublishAttestationsRequest\x12\x14\n\x05index\x18\x01 \x01(\x04R\x05index\x12G\n\x0b\x61ttestation\x18\x02 \x01(\x0b\x32\x1b.tongxing.v1.NewAttestationB\x06\xbaH\x03\xd8\x01\x03H\x00R\x0b\x61ttestation\x12/\n\x12signed_attestation\x18\x03 \x01(\x0cH\x00R\x11signedAttestationB\t\n\x07\x63ontent\"\xb3\x01\n\x1bPublishAttestationsResponse\x12\x14\n\x05index\x18\x01 \x01(\x04R\x05index\x12*\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x06status\x12%\n\x0e\x61ttestation_id\x18\x03 \x01(\tR\rattestationId\x12+\n\x11\x61lready_published\x18\x04 \x01(\x08R\x10\x61lreadyPublished\"o\n\x18RevokeAttestationRequest\x12/\n\x0e\x61ttestation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\rattestationId\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xac\x02R\x06reason\"X\n\x19RevokeAttestationResponse\x12;\n\x0brevoke_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrevokeTime\"H\n\x15GetAttestationRequest\x12/\n\x0e\x61ttestation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\rattestationId\"T\n\x16GetAttestationResponse\x12:\n\x0b\x61ttestation\x18\x01 \x01(\x0b\x32\x18.tongxing.v1.AttestationR\x0b\x61ttestation2\xcd\x03\n\x12\x41ttestationService\x12o\n\x12PublishAttestation\x12&.tongxing.v1.PublishAttestationRequest\x1a\'.tongxing.v1.PublishAttestationResponse\"\x08\x90\x02\x02\x82\xbf\x18\x01\x02\x12s\n\x13PublishAttestations\x12\'.tongxing.v1.PublishAttestationsRequest\x1a(.tongxing.v1.PublishAttestationsResponse\"\x05\x82\xbf\x18\x01\x02(\x01\x30\x01\x12l\n\x11RevokeAttestation\x12%.tongxing.v1.RevokeAttestationRequest\x1a&.tongxing.v1.RevokeAttestationResponse\"\x08\x90\x02\x02\x82\xbf\x18\x01\x02\x12\x63\n\x0eGetAttestation\x12\".tongxing.v1.GetAttestationRequest\x1a#.tongxing.v1.GetAttestationResponse\"\x08\x90\x02\x01\x82\xbf\x18\x01\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tongxing/v1/attestation_service.proto\x12\x0btongxing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19tongxing/v1/options.proto\x1a\x17tongxing/v1/types.proto\"\xc1\x03\n\x0eNewAttestation\x12/\n\x0e\x61ttestation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\rattestationId\x12\x41\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1d.tongxing.v1.IdentityDocumentB\x06\xbaH\x03\xc8\x01\x01R\x08\x64ocument\x12*\n\x0bholder_name\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64R\nholderName\x12-\n\x04\x66\x61\x63t\x18\x04 \x01(\x0b\x32\x11.tongxing.v1.FactB\x06\xbaH\x03\xc8\x01\x01R\x04\x66\x61\x63t\x12\x33\n\x06issuer\x18\x05 \x01(\x0b\x32\x13.tongxing.v1.IssuerB\x06\xbaH\x03\xc8\x01\x01R\x06issuer\x12;\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12\x41\n\x0f\x64\x61ta_as_of_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x64\x61taAsOfTime\x12+\n\nsupersedes\x18\x08 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\nsupersedes\"\x9f\x01\n\x19PublishAttestationRequest\x12?\n\x0b\x61ttestation\x18\x01 \x01(\x0b\x32\x1b.tongxing.v1.NewAttestationH\x00R\x0b\x61ttestation\x12/\n\x12signed_attestation\x18\x02 \x01(\x0cH\x00R\x11signedAttestationB\x10\n\x07\x63ontent\x12\x05\xbaH\x02\x08\x01\"\x85\x01\n\x1aPublishAttestationResponse\x12:\n\x0b\x61ttestation\x18\x01 \x01(\x0b\x32\x18.tongxing.v1.AttestationR\x0b\x61ttestation\x12+\n\x11\x61lready_published\x18\x02 \x01(\x08R\x10\x61lreadyPublished\"\xb7\x01\n\x1aPublishAttestationsRequest\x12\x14\n\x05index\x18\x01 \x01(\x04R\x05index\x12G\n\x0b\x61ttestation\x18\x02 \x01(\x0b\x32\x1b.tongxing.v1.NewAttestationB\x06\xbaH\x03\xd8\x01\x03H\x00R\x0b\x61ttestation\x12/\n\x12signed_attestation\x18\x03 \x01(\x0cH\x00R\x11signedAttestationB\t\n\x07\x63ontent\"\xb3\x01\n\x1bPublishAttestationsResponse\x12\x14\n\x05index\x18\x01 \x01(\x04R\x05index\x12*\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x06status\x12%\n\x0e\x61ttestation_id\x18\x03 \x01(\tR\rattestationId\x12+\n\x11\x61lready_published\x18\x04 \x01(\x08R\x10\x61lreadyPublished\"\x96\x01\n\x18RevokeAttestationRequest\x12/\n\x0e\x61ttestation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\rattestationId\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xac\x02R\x06reason\x12%\n\tauthority\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18xR\tauthority\"X\n\x19RevokeAttestationResponse\x12;\n\x0brevoke_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrevokeTime\"\xa6\x01\n\x1e\x42\x61tchRevokeAttestationsRequest\x12\x39\n\x0f\x61ttestation_ids\x18\x01 \x03(\tB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03R\x0e\x61ttestationIds\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xac\x02R\x06reason\x12%\n\tauthority\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18xR\tauthority\"a\n\x1f\x42\x61tchRevokeAttestationsResponse\x12>\n\x05items\x18\x01 \x03(\x0b\x32(.tongxing.v1.BatchRevokeAttestationsItemR\x05items\"\x86\x01\n\x1b\x42\x61tchRevokeAttestationsItem\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.StatusR\x06status\x12;\n\x0brevoke_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrevokeTime\"\xad\x03\n\x1fRevokeIssuerAttestationsRequest\x12\x42\n\x0b\x63redit_code\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^[0-9A-HJ-NP-RT-UW-Y]{18}$R\ncreditCode\x12N\n\x11sample_start_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\x0fsampleStartTime\x12J\n\x0fsample_end_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\rsampleEndTime\x12:\n\x05kinds\x18\x04 \x03(\x0e\x32\x11.tongxing.v1.KindB\x11\xbaH\x0e\x92\x01\x0b\x10\x06\"\x07\x82\x01\x04\x10\x01 \x00R\x05kinds\x12\"\n\x06reason\x18\x05 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xac\x02R\x06reason\x12%\n\tauthority\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18xR\tauthority\x12#\n\rvalidate_only\x18\x07 \x01(\x08R\x0cvalidateOnly\"\x96\x01\n RevokeIssuerAttestationsResponse\x12\x1b\n\tlooked_at\x18\x01 \x01(\x04R\x08lookedAt\x12\x18\n\x07revoked\x18\x02 \x01(\x04R\x07revoked\x12\'\n\x0f\x61lready_revoked\x18\x03 \x01(\x04R\x0e\x61lreadyRevoked\x12\x12\n\x04\x64one\x18\x04 \x01(\x08R\x04\x64one\"H\n\x15GetAttestationRequest\x12/\n\x0e\x61ttestation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\rattestationId\"T\n\x16GetAttestationResponse\x12:\n\x0b\x61ttestation\x18\x01 \x01(\x0b\x32\x18.tongxing.v1.AttestationR\x0b\x61ttestation2\xd6\x05\n\x12\x41ttestationService\x12o\n\x12PublishAttestation\x12&.tongxing.v1.PublishAttestationRequest\x1a\'.tongxing.v1.PublishAttestationResponse\"\x08\x90\x02\x02\x82\xbf\x18\x01\x02\x12s\n\x13PublishAttestations\x12\'.tongxing.v1.PublishAttestationsRequest\x1a(.tongxing.v1.PublishAttestationsResponse\"\x05\x82\xbf\x18\x01\x02(\x01\x30\x01\x12m\n\x11RevokeAttestation\x12%.tongxing.v1.RevokeAttestationRequest\x1a&.tongxing.v1.RevokeAttestationResponse\"\t\x90\x02\x02\x82\xbf\x18\x02\x02\x04\x12\x7f\n\x17\x42\x61tchRevokeAttestations\x12+.tongxing.v1.BatchRevokeAttestationsRequest\x1a,.tongxing.v1.BatchRevokeAttestationsResponse\"\t\x90\x02\x02\x82\xbf\x18\x02\x02\x04\x12\x84\x01\n\x18RevokeIssuerAttestations\x12,.tongxing.v1.RevokeIssuerAttestationsRequest\x1a-.tongxing.v1.RevokeIssuerAttestationsResponse\"\t\x90\x02\x02\x82\xbf\x18\x02\x02\x04\x30\x01\x12\x63\n\x0eGetAttestation\x12\".tongxing.v1.GetAttestationRequest\x1a#.tongxing.v1.GetAttestationResponse\"\x08\x90\x02\x01\x82\xbf\x18\x01\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,6 +56,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKEATTESTATIONREQUEST'].fields_by_name['attestation_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_REVOKEATTESTATIONREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_REVOKEATTESTATIONREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\007r\005\020\001\030\254\002'
+  _globals['_REVOKEATTESTATIONREQUEST'].fields_by_name['authority']._loaded_options = None
+  _globals['_REVOKEATTESTATIONREQUEST'].fields_by_name['authority']._serialized_options = b'\272H\004r\002\030x'
+  _globals['_BATCHREVOKEATTESTATIONSREQUEST'].fields_by_name['attestation_ids']._loaded_options = None
+  _globals['_BATCHREVOKEATTESTATIONSREQUEST'].fields_by_name['attestation_ids']._serialized_options = b'\272H\r\222\001\n\010\001\020\350\007\"\003\330\001\003'
+  _globals['_BATCHREVOKEATTESTATIONSREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_BATCHREVOKEATTESTATIONSREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\007r\005\020\001\030\254\002'
+  _globals['_BATCHREVOKEATTESTATIONSREQUEST'].fields_by_name['authority']._loaded_options = None
+  _globals['_BATCHREVOKEATTESTATIONSREQUEST'].fields_by_name['authority']._serialized_options = b'\272H\004r\002\030x'
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['credit_code']._loaded_options = None
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['credit_code']._serialized_options = b'\272H\036r\0342\032^[0-9A-HJ-NP-RT-UW-Y]{18}$'
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['sample_start_time']._loaded_options = None
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['sample_start_time']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['sample_end_time']._loaded_options = None
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['sample_end_time']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['kinds']._loaded_options = None
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['kinds']._serialized_options = b'\272H\016\222\001\013\020\006\"\007\202\001\004\020\001 \000'
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\007r\005\020\001\030\254\002'
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['authority']._loaded_options = None
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST'].fields_by_name['authority']._serialized_options = b'\272H\004r\002\030x'
   _globals['_GETATTESTATIONREQUEST'].fields_by_name['attestation_id']._loaded_options = None
   _globals['_GETATTESTATIONREQUEST'].fields_by_name['attestation_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_ATTESTATIONSERVICE'].methods_by_name['PublishAttestation']._loaded_options = None
@@ -63,7 +83,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTESTATIONSERVICE'].methods_by_name['PublishAttestations']._loaded_options = None
   _globals['_ATTESTATIONSERVICE'].methods_by_name['PublishAttestations']._serialized_options = b'\202\277\030\001\002'
   _globals['_ATTESTATIONSERVICE'].methods_by_name['RevokeAttestation']._loaded_options = None
-  _globals['_ATTESTATIONSERVICE'].methods_by_name['RevokeAttestation']._serialized_options = b'\220\002\002\202\277\030\001\002'
+  _globals['_ATTESTATIONSERVICE'].methods_by_name['RevokeAttestation']._serialized_options = b'\220\002\002\202\277\030\002\002\004'
+  _globals['_ATTESTATIONSERVICE'].methods_by_name['BatchRevokeAttestations']._loaded_options = None
+  _globals['_ATTESTATIONSERVICE'].methods_by_name['BatchRevokeAttestations']._serialized_options = b'\220\002\002\202\277\030\002\002\004'
+  _globals['_ATTESTATIONSERVICE'].methods_by_name['RevokeIssuerAttestations']._loaded_options = None
+  _globals['_ATTESTATIONSERVICE'].methods_by_name['RevokeIssuerAttestations']._serialized_options = b'\220\002\002\202\277\030\002\002\004'
   _globals['_ATTESTATIONSERVICE'].methods_by_name['GetAttestation']._loaded_options = None
   _globals['_ATTESTATIONSERVICE'].methods_by_name['GetAttestation']._serialized_options = b'\220\002\001\202\277\030\001\002'
   _globals['_NEWATTESTATION']._serialized_start=194
@@ -76,14 +100,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLISHATTESTATIONSREQUEST']._serialized_end=1127
   _globals['_PUBLISHATTESTATIONSRESPONSE']._serialized_start=1130
   _globals['_PUBLISHATTESTATIONSRESPONSE']._serialized_end=1309
-  _globals['_REVOKEATTESTATIONREQUEST']._serialized_start=1311
-  _globals['_REVOKEATTESTATIONREQUEST']._serialized_end=1422
-  _globals['_REVOKEATTESTATIONRESPONSE']._serialized_start=1424
-  _globals['_REVOKEATTESTATIONRESPONSE']._serialized_end=1512
-  _globals['_GETATTESTATIONREQUEST']._serialized_start=1514
-  _globals['_GETATTESTATIONREQUEST']._serialized_end=1586
-  _globals['_GETATTESTATIONRESPONSE']._serialized_start=1588
-  _globals['_GETATTESTATIONRESPONSE']._serialized_end=1672
-  _globals['_ATTESTATIONSERVICE']._serialized_start=1675
-  _globals['_ATTESTATIONSERVICE']._serialized_end=2136
+  _globals['_REVOKEATTESTATIONREQUEST']._serialized_start=1312
+  _globals['_REVOKEATTESTATIONREQUEST']._serialized_end=1462
+  _globals['_REVOKEATTESTATIONRESPONSE']._serialized_start=1464
+  _globals['_REVOKEATTESTATIONRESPONSE']._serialized_end=1552
+  _globals['_BATCHREVOKEATTESTATIONSREQUEST']._serialized_start=1555
+  _globals['_BATCHREVOKEATTESTATIONSREQUEST']._serialized_end=1721
+  _globals['_BATCHREVOKEATTESTATIONSRESPONSE']._serialized_start=1723
+  _globals['_BATCHREVOKEATTESTATIONSRESPONSE']._serialized_end=1820
+  _globals['_BATCHREVOKEATTESTATIONSITEM']._serialized_start=1823
+  _globals['_BATCHREVOKEATTESTATIONSITEM']._serialized_end=1957
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST']._serialized_start=1960
+  _globals['_REVOKEISSUERATTESTATIONSREQUEST']._serialized_end=2389
+  _globals['_REVOKEISSUERATTESTATIONSRESPONSE']._serialized_start=2392
+  _globals['_REVOKEISSUERATTESTATIONSRESPONSE']._serialized_end=2542
+  _globals['_GETATTESTATIONREQUEST']._serialized_start=2544
+  _globals['_GETATTESTATIONREQUEST']._serialized_end=2616
+  _globals['_GETATTESTATIONRESPONSE']._serialized_start=2618
+  _globals['_GETATTESTATIONRESPONSE']._serialized_end=2702
+  _globals['_ATTESTATIONSERVICE']._serialized_start=2705
+  _globals['_ATTESTATIONSERVICE']._serialized_end=3431
 # @@protoc_insertion_point(module_scope)

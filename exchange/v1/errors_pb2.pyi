@@ -29,6 +29,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_DEADLINE: _ClassVar[ErrorReason]
     ERROR_REASON_KEY_STEP: _ClassVar[ErrorReason]
     ERROR_REASON_CONFLICT: _ClassVar[ErrorReason]
+    ERROR_REASON_CURSOR_EXPIRED: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_CHECK_DIGIT: ErrorReason
@@ -52,3 +53,4 @@ ERROR_REASON_UNKNOWN_ISSUER: ErrorReason
 ERROR_REASON_DEADLINE: ErrorReason
 ERROR_REASON_KEY_STEP: ErrorReason
 ERROR_REASON_CONFLICT: ErrorReason
+ERROR_REASON_CURSOR_EXPIRED: ErrorReason

@@ -48,6 +48,7 @@ class AnswerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ANSWER_STATE_NO_RECORD: _ClassVar[AnswerState]
     ANSWER_STATE_UNREACHABLE: _ClassVar[AnswerState]
     ANSWER_STATE_UNTRUSTED: _ClassVar[AnswerState]
+    ANSWER_STATE_CACHED: _ClassVar[AnswerState]
 PURPOSE_UNSPECIFIED: Purpose
 PURPOSE_ENTRY_CHECK: Purpose
 PURPOSE_TRAVEL_PLANNING: Purpose
@@ -71,6 +72,7 @@ ANSWER_STATE_ANSWERED: AnswerState
 ANSWER_STATE_NO_RECORD: AnswerState
 ANSWER_STATE_UNREACHABLE: AnswerState
 ANSWER_STATE_UNTRUSTED: AnswerState
+ANSWER_STATE_CACHED: AnswerState
 
 class RecognizeRequest(_message.Message):
     __slots__ = ("document", "purpose")
@@ -159,11 +161,17 @@ class Evidence(_message.Message):
     def __init__(self, attestation: _Optional[_Union[_types_pb2.Attestation, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., sent_by: _Optional[str] = ...) -> None: ...
 
 class ProvinceAnswer(_message.Message):
-    __slots__ = ("province", "state", "attestations")
+    __slots__ = ("province", "state", "attestations", "as_of_time", "calls", "circuit_open")
     PROVINCE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ATTESTATIONS_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_TIME_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    CIRCUIT_OPEN_FIELD_NUMBER: _ClassVar[int]
     province: str
     state: AnswerState
     attestations: int
-    def __init__(self, province: _Optional[str] = ..., state: _Optional[_Union[AnswerState, str]] = ..., attestations: _Optional[int] = ...) -> None: ...
+    as_of_time: _timestamp_pb2.Timestamp
+    calls: int
+    circuit_open: bool
+    def __init__(self, province: _Optional[str] = ..., state: _Optional[_Union[AnswerState, str]] = ..., attestations: _Optional[int] = ..., as_of_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., calls: _Optional[int] = ..., circuit_open: _Optional[bool] = ...) -> None: ...

@@ -200,7 +200,7 @@ class MaskedHolder(_message.Message):
     def __init__(self, name: _Optional[str] = ..., document_type: _Optional[_Union[DocumentType, str]] = ..., document_number: _Optional[str] = ...) -> None: ...
 
 class Attestation(_message.Message):
-    __slots__ = ("signed", "attestation_id", "province", "fact", "issuer", "holder", "issue_time", "expire_time", "data_as_of_time", "supersedes")
+    __slots__ = ("signed", "attestation_id", "province", "fact", "issuer", "holder", "issue_time", "expire_time", "data_as_of_time", "supersedes", "status")
     SIGNED_FIELD_NUMBER: _ClassVar[int]
     ATTESTATION_ID_FIELD_NUMBER: _ClassVar[int]
     PROVINCE_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +211,7 @@ class Attestation(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     DATA_AS_OF_TIME_FIELD_NUMBER: _ClassVar[int]
     SUPERSEDES_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
     signed: bytes
     attestation_id: str
     province: str
@@ -221,4 +222,13 @@ class Attestation(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     data_as_of_time: _timestamp_pb2.Timestamp
     supersedes: str
-    def __init__(self, signed: _Optional[bytes] = ..., attestation_id: _Optional[str] = ..., province: _Optional[str] = ..., fact: _Optional[_Union[Fact, _Mapping]] = ..., issuer: _Optional[_Union[Issuer, _Mapping]] = ..., holder: _Optional[_Union[MaskedHolder, _Mapping]] = ..., issue_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., data_as_of_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., supersedes: _Optional[str] = ...) -> None: ...
+    status: StatusReference
+    def __init__(self, signed: _Optional[bytes] = ..., attestation_id: _Optional[str] = ..., province: _Optional[str] = ..., fact: _Optional[_Union[Fact, _Mapping]] = ..., issuer: _Optional[_Union[Issuer, _Mapping]] = ..., holder: _Optional[_Union[MaskedHolder, _Mapping]] = ..., issue_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., data_as_of_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., supersedes: _Optional[str] = ..., status: _Optional[_Union[StatusReference, _Mapping]] = ...) -> None: ...
+
+class StatusReference(_message.Message):
+    __slots__ = ("uri", "index")
+    URI_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    uri: str
+    index: int
+    def __init__(self, uri: _Optional[str] = ..., index: _Optional[int] = ...) -> None: ...
