@@ -18,11 +18,11 @@ $(STAMP): requirements.txt pyproject.toml
 demo: $(STAMP)  ## the main job: three provinces, 588 travellers
 	@$(BIN)/python scripts/demo.py
 
-up: $(STAMP)  ## leave the three provinces running
-	@$(BIN)/python scripts/demo.py up
+up: $(STAMP)  ## leave the three provinces running; a whole exchange: make up PROVINCES=32
+	@$(BIN)/python scripts/demo.py up $(PROVINCES)
 
 down: $(STAMP)
-	@$(BIN)/python scripts/demo.py down
+	@test ! -d .demo/exchange || $(BIN)/tongxing exchange down --directory .demo/exchange
 
 test: lint  ## everything that CI runs
 	$(BIN)/python -m pytest

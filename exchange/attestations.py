@@ -3,16 +3,17 @@
 The claims are those of the table below; ``cose`` signs them. The signed bytes are what is stored,
 sent and shown: an `Attestation` is only what was read from them.
 
-======  ==========  ===============================================================
+======  ==========  =========================================================================
 label   claim       value
-======  ==========  ===============================================================
+======  ==========  =========================================================================
 1       iss         the province's GB/T 2260 code, text
 2       sub         the subject token, base64url without padding (36 bytes, 48 characters)
 4 5 6   exp nbf iat whole seconds since 1970
 7       cti         16 bytes, a UUIDv7: the attestation's id
+65535   status      map: ``status_list``: map of ``idx``, ``uri`` (`exchange.statuslist`); or none
 −70001  health      map: ``kind`` and its fields, ``issuer``, ``data_as_of``, ``supersedes``
 −70002  holder      map: masked ``name``, ``document_type``, masked ``document_number``
-======  ==========  ===============================================================
+======  ==========  =========================================================================
 """
 
 from __future__ import annotations
@@ -22,17 +23,16 @@ import binascii
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from exchange import cbor, cose
+from exchange.claims import time, typed
 from exchange.errors import (
-    BadSignatureError,
     ExpiredError,
     FutureTimeError,
     MalformedObjectError,
     UnexplainedColourError,
-    UnknownIssuerError,
 )
 from exchange.facts import (
     Colour,
@@ -42,12 +42,13 @@ from exchange.facts import (
     fact_fields,
     fact_from_claim,
     fact_to_claim,
-    from_seconds,
 )
 from exchange.keys import PublicKey, Signer
 from exchange.provinces import PROVINCES
+from exchange.statuslist import StatusReference
 from exchange.subjects import TOKEN_BYTES, DocumentType
 from exchange.trust.trustlist import TrustList
+from exchange.vouching import CLOCK_SKEW, check_key
 
 __all__ = [
     "CLOCK_SKEW",
@@ -63,13 +64,9 @@ __all__ = [
     "sign",
 ]
 
-T = TypeVar("T")
-
 ISS, SUB, EXP, NBF, IAT, CTI = 1, 2, 4, 5, 6, 7
+STATUS = 65535
 HEALTH, HOLDER = -70001, -70002
-
-CLOCK_SKEW = timedelta(minutes=5)
-"""How far ahead another machine's clock may be."""
 
 LIFE = {
     Kind.MEDICAL_EXAMINATION: timedelta(days=180),
@@ -116,6 +113,8 @@ class Attestation:
     expires_at: datetime
     data_as_of: datetime
     supersedes: UUID | None = None
+    status: StatusReference | None = None
+    """Where to look whether it is revoked; None where only its province's node can tell."""
 
 
 def encode(attestation: Attestation) -> bytes:
@@ -127,6 +126,7 @@ def digest(attestation: Attestation) -> bytes:
     """SHA-256 over all that the issuer said: equal for the same fact signed twice."""
     claims = _claims(attestation)
     del claims[IAT], claims[NBF]
+    claims.pop(STATUS, None)  # the province's own: published twice, the fact has two places
     return hashlib.sha256(cbor.encode(claims)).digest()
 
 
@@ -138,7 +138,7 @@ def _claims(attestation: Attestation) -> dict[int, Any]:
     health["data_as_of"] = int(attestation.data_as_of.timestamp())
     if attestation.supersedes:
         health["supersedes"] = attestation.supersedes.bytes
-    return {
+    claims: dict[int, Any] = {
         ISS: attestation.province,
         SUB: base64.urlsafe_b64encode(attestation.token).decode(),
         EXP: int(attestation.expires_at.timestamp()),
@@ -152,6 +152,9 @@ def _claims(attestation: Attestation) -> dict[int, Any]:
             "document_number": holder.document_number,
         },
     }
+    if status := attestation.status:
+        claims[STATUS] = {"status_list": {"idx": status.index, "uri": status.uri}}
+    return claims
 
 
 def sign(attestation: Attestation, signer: Signer) -> bytes:
@@ -168,31 +171,32 @@ def decode(payload: bytes) -> Attestation:
     :raises UnexplainedColourError: a status that is not green does not say why.
     """
     claims = cbor.decode_map(payload)
-    health = _typed(claims, HEALTH, "health", dict)
-    holder = _typed(claims, HOLDER, "holder", dict)
-    issuer = _typed(health, "issuer", "health.issuer", dict)
+    health = typed(claims, HEALTH, "health", dict)
+    holder = typed(claims, HOLDER, "holder", dict)
+    issuer = typed(health, "issuer", "health.issuer", dict)
     attestation = Attestation(
-        id=_uuid7(_typed(claims, CTI, "cti", bytes), "cti"),
-        province=_province(_typed(claims, ISS, "iss", str)),
-        token=_token(_typed(claims, SUB, "sub", str)),
+        id=_uuid7(typed(claims, CTI, "cti", bytes), "cti"),
+        province=_province(typed(claims, ISS, "iss", str)),
+        token=_token(typed(claims, SUB, "sub", str)),
         fact=fact_from_claim(health),
         issuer=Issuer(
-            _typed(issuer, "credit_code", "health.issuer.credit_code", str),
-            _typed(issuer, "name", "health.issuer.name", str),
+            typed(issuer, "credit_code", "health.issuer.credit_code", str),
+            typed(issuer, "name", "health.issuer.name", str),
         ),
         holder=Holder(
-            _typed(holder, "name", "holder.name", str),
-            _document_type(_typed(holder, "document_type", "holder.document_type", str)),
-            _typed(holder, "document_number", "holder.document_number", str),
+            typed(holder, "name", "holder.name", str),
+            _document_type(typed(holder, "document_type", "holder.document_type", str)),
+            typed(holder, "document_number", "holder.document_number", str),
         ),
-        issued_at=_time(claims, IAT, "iat"),
-        expires_at=_time(claims, EXP, "exp"),
-        data_as_of=_time(health, "data_as_of", "health.data_as_of"),
-        supersedes=_uuid7(_typed(health, "supersedes", "health.supersedes", bytes), "supersedes")
+        issued_at=time(claims, IAT, "iat"),
+        expires_at=time(claims, EXP, "exp"),
+        data_as_of=time(health, "data_as_of", "health.data_as_of"),
+        supersedes=_uuid7(typed(health, "supersedes", "health.supersedes", bytes), "supersedes")
         if "supersedes" in health
         else None,
+        status=_status(claims) if STATUS in claims else None,
     )
-    if _time(claims, NBF, "nbf") != attestation.issued_at:
+    if time(claims, NBF, "nbf") != attestation.issued_at:
         raise MalformedObjectError("nbf is not iat", field="nbf")
     # Differences, because a sum may lie past the year 9999 and overflow.
     fact = attestation.fact
@@ -225,21 +229,6 @@ def check_colour(fact: Fact, field: str) -> None:
             )
 
 
-def _typed(claims: dict[Any, Any], label: int | str, name: str, type_: type[T]) -> T:
-    value = claims.get(label)
-    if type(value) is not type_:
-        what = "missing" if value is None else f"not {type_.__name__}"
-        raise MalformedObjectError(what, field=name)
-    return value
-
-
-def _time(claims: dict[Any, Any], label: int | str, name: str) -> datetime:
-    try:
-        return from_seconds(claims.get(label))
-    except ValueError as error:
-        raise MalformedObjectError(str(error), field=name) from None
-
-
 def _uuid7(value: bytes, name: str) -> UUID:
     if len(value) != 16 or (identifier := UUID(bytes=value)).version != 7:
         raise MalformedObjectError("not a UUIDv7", field=name)
@@ -260,6 +249,23 @@ def _token(text: str) -> bytes:
     if len(token) != TOKEN_BYTES:
         raise MalformedObjectError(f"not {TOKEN_BYTES} bytes in base64url", field="sub")
     return token
+
+
+def _status(claims: dict[Any, Any]) -> StatusReference | None:
+    """The place in a status list; None where only mechanisms unknown here are named (§6.3)."""
+    status = typed(claims, STATUS, "status", dict)
+    if "status_list" not in status:
+        return None
+    inner = typed(status, "status_list", "status.status_list", dict)
+    try:
+        found = StatusReference.parse(
+            typed(inner, "uri", "uri", str), typed(inner, "idx", "idx", int)
+        )
+    except MalformedObjectError as error:
+        raise error.at("status.status_list") from None
+    if found.province != claims[ISS]:
+        raise MalformedObjectError("another province's list", field="status.status_list.uri")
+    return found
 
 
 def _document_type(name: str) -> DocumentType:
@@ -306,29 +312,9 @@ class AttestationVerifier:
                     del self._held[next(iter(self._held))]
         else:
             public, attestation = known
-        _check_key(public, attestation, trust)
+        check_key(public, attestation.province, attestation.issued_at, trust)
         if attestation.expires_at <= now:
             raise ExpiredError("the attestation has ended", field="exp")
         if attestation.issued_at > now + CLOCK_SKEW:
             raise FutureTimeError("issued in the future", field="iat")
         return attestation
-
-
-def _check_key(public: PublicKey, attestation: Attestation, trust: TrustList) -> None:
-    bearers = [
-        (province, key)
-        for province, key in trust.keys(public.kid)
-        if key.public.thumbprint == public.thumbprint
-    ]
-    for province, key in bearers:
-        if province == attestation.province:
-            if key.verifies(attestation.issued_at):
-                return
-            raise UnknownIssuerError(
-                f"the key is {key.state.value} since {key.since:%Y-%m-%dT%H:%M:%SZ}", field="kid"
-            )
-    if bearers:
-        raise BadSignatureError(
-            f"signed by {bearers[0][0]} in the name of {attestation.province}", field="iss"
-        )
-    raise UnknownIssuerError("the key is no longer in the trust list", field="kid")

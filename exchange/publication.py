@@ -1,11 +1,14 @@
 """Publication: from what an issuer says to an attestation that its province can sign.
 
-What the contract's rules cannot say is checked here: documents, credit codes, times, colours.
+What the contract's rules cannot say is checked here: documents, credit codes, times, colours, and
+why something is revoked (撤销).
 Every error names the request's field.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
@@ -24,8 +27,19 @@ from exchange.v1 import attestation_service_pb2 as pb
 from exchange.v1 import types_pb2
 
 _CHINA = timezone(timedelta(hours=8))  # a document's dates are China's
+_BETWEEN = re.compile(r"[\s\-·]+")
+_NUMBER = re.compile("(?=([1-9][0-9]{16}[0-9X]))")  # wherever it begins
+_NUMBERED = (
+    DocumentType.RESIDENT_ID,
+    DocumentType.HMT_RESIDENCE_PERMIT,
+    DocumentType.FOREIGNER_PERMANENT_RESIDENCE,
+)
+"""Documents whose number shows by its check digit that it is one."""
 
-__all__ = ["check_author", "draft", "read_document"]
+__all__ = ["check_author", "check_revocation", "check_span", "draft", "read_document"]
+
+LONGEST_SPAN = timedelta(days=400)
+"""What one revocation by time may span: a slip of the year is refused."""
 
 
 def read_document(message: types_pb2.IdentityDocument, now: datetime, *, field: str) -> Document:
@@ -87,6 +101,53 @@ def check_author(code: str, author: str, *, field: str) -> None:
             "an issuer publishes its own attestations only",
             field=field,
             remedy="call with the certificate of that issuer",
+        )
+
+
+def check_revocation(reason: str, authority: str, now: datetime) -> None:
+    """A revocation says why, and not whose: its words are kept, logged and shown.
+
+    :param reason: 撤销原因; ``authority``: 决定机构, or "".
+    :raises InvalidFieldError: the reason says nothing, or one of them holds an identity number.
+    """
+    if not any(map(str.isalnum, reason)):
+        raise InvalidFieldError("says nothing", field="reason", remedy="say why (撤销原因)")
+    for field, text in (("reason", reason), ("authority", authority)):
+        if _holds_number(text, now):
+            raise InvalidFieldError(
+                "holds an identity number",
+                field=field,
+                remedy="leave it out: the id says which attestation is meant",
+            )
+
+
+def _holds_number(text: str, now: datetime) -> bool:
+    joined = _BETWEEN.sub("", unicodedata.normalize("NFKC", text)).upper()
+    today = now.astimezone(_CHINA).date()
+    for found in _NUMBER.finditer(joined):
+        for kind in _NUMBERED:
+            try:
+                Document.parse(kind, found[1], today=today)
+            except TongxingError:
+                continue
+            return True
+    return False
+
+
+def check_span(start: datetime, end: datetime, *, field: str) -> None:
+    """A range of time that a revocation may cover.
+
+    :param start: aware, as ``end``, which is not in it any more.
+    :param field: of the end, for the error.
+    :raises InvalidFieldError: it is empty, or longer than 400 days.
+    """
+    if end <= start:
+        raise InvalidFieldError("is not after the start", field=field)
+    if end - start > LONGEST_SPAN:
+        raise InvalidFieldError(
+            f"is more than {LONGEST_SPAN.days} days after the start",
+            field=field,
+            remedy="check the year; where it is meant, revoke part by part",
         )
 
 

@@ -1,14 +1,15 @@
 """Recognition (互认): the receiving province's decision on what the provinces sent.
 
 Pure: what was sent, the trust list, the province's rules and the time go in, a `Decision` comes
-out. It fails closed. Only verified evidence counts; only a rule gives a colour; red goes before
-yellow before green; and a green stands only if every province that was asked has answered.
+out. It fails closed. Only verified evidence counts that is not revoked; only a rule gives a colour;
+red goes before yellow before green; and a green stands only if every province's answer is there.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
@@ -19,6 +20,7 @@ from exchange.errors import ExpiredError, TongxingError, UnknownIssuerError
 from exchange.facts import Colour, Kind
 from exchange.provinces import PROVINCES
 from exchange.rules import Rule, RuleBook
+from exchange.statuslist import StatusReference
 from exchange.texts import Text
 from exchange.trust.trustlist import TrustList
 
@@ -32,6 +34,7 @@ __all__ = [
     "Reply",
     "RuleVerdict",
     "Verdict",
+    "never",
     "recognize",
 ]
 
@@ -107,6 +110,7 @@ class AnswerState(enum.StrEnum):
     NO_RECORD = "NO_RECORD"
     UNREACHABLE = "UNREACHABLE"
     UNTRUSTED = "UNTRUSTED"
+    CACHED = "CACHED"
 
     @property
     def text(self) -> Text:
@@ -119,24 +123,38 @@ _STATE_TEXTS = {
     AnswerState.NO_RECORD: Text("无记录", "no record"),
     AnswerState.UNREACHABLE: Text("无应答", "did not answer"),
     AnswerState.UNTRUSTED: Text("不可信", "not trusted"),
+    AnswerState.CACHED: Text("缓存", "answered before"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one province sent of one holder: COSE_Sign1 bytes, or None if it did not answer.
+    """What one province sent of one holder: COSE_Sign1 bytes.
 
-    ``readable`` is False where its answer as a whole could not be read.
+    :param signed: None: there is no answer of it.
+    :param revoked: the same of what it says is revoked (撤销).
+    :param as_of: as of when the answer stands, where the province was not asked just now.
+    :param calls: made to it for this answer.
+    :param circuit_open: it was not called, since it failed too often of late (熔断).
+    :param readable: False where its answer as a whole could not be read.
     """
 
     province: str
     signed: Sequence[bytes] | None = field(repr=False)
+    revoked: Sequence[bytes] = field(default=(), repr=False)
+    as_of: datetime | None = None
+    calls: int = 0
+    circuit_open: bool = False
     readable: bool = True
 
     @property
     def whole(self) -> bool:
         """Whether all that the province holds is looked at: what is not might be a red."""
-        return self.readable and self.signed is not None and len(self.signed) <= MOST_PER_PROVINCE
+        return (
+            self.readable
+            and self.signed is not None
+            and len(self.signed) + len(self.revoked) <= MOST_PER_PROVINCE
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +181,14 @@ class RuleVerdict:
 
 @dataclass(frozen=True, slots=True)
 class ProvinceAnswer:
-    """How one province answered, and with how many attestations."""
+    """How one province answered, and with how many attestations; the rest as in its `Reply`."""
 
     province: str
     state: AnswerState
     attestations: int
+    as_of: datetime | None = None
+    calls: int = 0
+    circuit_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +207,11 @@ class Decision:
     decided_at: datetime
 
 
+def never(_: StatusReference) -> bool:
+    """Say of no status that it is revoked, where nothing is known of any."""
+    return False
+
+
 def recognize(
     replies: Iterable[Reply],
     *,
@@ -196,6 +222,7 @@ def recognize(
     verifier: AttestationVerifier,
     now: datetime,
     complete: bool = True,
+    revoked: Callable[[StatusReference], bool] = never,
 ) -> Decision:
     """Decide on one holder.
 
@@ -204,13 +231,24 @@ def recognize(
     :param province: the province that decides, by ``rules``.
     :param complete: False where ``tokens`` are not all that the holder may be known by, since the
         province cannot open a subject epoch: what was not asked for might be a red.
+    :param revoked: whether the place where an attestation's status stands is known as revoked,
+        whatever else its province sent; False also where nothing is known of it.
     """
     answers: list[ProvinceAnswer] = []
     evidence: list[Evidence] = []
     unheard: list[str] = []
     for reply in replies:
-        state, looked_at = _look_at(reply, tokens, trust, verifier, now)
-        answers.append(ProvinceAnswer(reply.province, state, len(looked_at)))
+        state, looked_at = _look_at(reply, tokens, trust, verifier, now, revoked)
+        answers.append(
+            _answer(
+                reply.province,
+                state,
+                len(looked_at),
+                reply.as_of,
+                reply.calls,
+                reply.circuit_open,
+            )
+        )
         evidence += looked_at
         if not reply.whole and reply.province in trust.profiles:
             unheard.append(reply.province)
@@ -233,12 +271,17 @@ def recognize(
     )
 
 
+_answer = functools.lru_cache(maxsize=1024)(ProvinceAnswer)
+"""Most provinces answer one holder like another: that they hold nothing, as of the same moment."""
+
+
 def _look_at(
     reply: Reply,
     tokens: Sequence[bytes],
     trust: TrustList,
     verifier: AttestationVerifier,
     now: datetime,
+    revoked: Callable[[StatusReference], bool],
 ) -> tuple[AnswerState, list[Evidence]]:
     # A province that the trust list cannot vouch for now (its profile has ended, say) is out of
     # the exchange as a departed one is: its own holders wait, and nobody else does.
@@ -246,16 +289,19 @@ def _look_at(
         return AnswerState.UNTRUSTED, []
     if reply.signed is None:
         return AnswerState.UNREACHABLE, []
-    if not reply.signed:
+    if not (reply.signed or reply.revoked):
         return AnswerState.NO_RECORD, []
     evidence = [
         _judge(signed, reply.province, tokens, trust, verifier, now)
-        for signed in dict.fromkeys(reply.signed[:MOST_PER_PROVINCE])
+        for signed in dict.fromkeys((*reply.signed, *reply.revoked)[:MOST_PER_PROVINCE])
     ]
+    _end_revoked(evidence, reply.revoked, revoked)
     untrusted = not reply.whole or any(
         piece.verdict in (Verdict.BAD_SIGNATURE, Verdict.UNKNOWN_ISSUER) for piece in evidence
     )
-    return AnswerState.UNTRUSTED if untrusted else AnswerState.ANSWERED, evidence
+    if untrusted:
+        return AnswerState.UNTRUSTED, evidence
+    return AnswerState.ANSWERED if reply.as_of is None else AnswerState.CACHED, evidence
 
 
 def _judge(
@@ -296,32 +342,80 @@ def _verdict_on(error: TongxingError) -> Verdict:
     return Verdict.BAD_SIGNATURE
 
 
+def _end_revoked(
+    evidence: list[Evidence],
+    sent_as_revoked: Sequence[bytes],
+    revoked: Callable[[StatusReference], bool],
+) -> None:
+    """Mark REVOKED what one province revoked, also where it sends it as live besides.
+
+    By the attestation's id: the same fact can be signed twice, and a signature be changed so that
+    it still verifies.
+    """
+    ended = {
+        piece.attestation.id
+        for piece in evidence
+        if piece.attestation is not None
+        and (
+            piece.signed in sent_as_revoked
+            or (piece.attestation.status is not None and revoked(piece.attestation.status))
+        )
+    }
+    if not ended:
+        return
+    for index, piece in enumerate(evidence):
+        if piece.attestation is not None and piece.attestation.id in ended:
+            evidence[index] = replace(piece, verdict=Verdict.REVOKED)
+
+
 def _set_aside_outdated(evidence: list[Evidence]) -> None:
     """Mark STALE what its own issuer has corrected or, of a code's status, replaced."""
     if len(evidence) < 2:
         return
-    corrected = set()
     newest: dict[tuple[str, str], datetime] = {}
+    corrections: list[tuple[_Id, _Id, bool]] = []
     for piece in evidence:
         attestation = piece.attestation
         if attestation is None:
             continue
         author = attestation.province, attestation.issuer.credit_code
-        if attestation.supersedes:
-            corrected.add((*author, attestation.supersedes))
-        if attestation.fact.kind is Kind.HEALTH_CODE_STATUS:
+        counts = piece.verdict is not Verdict.REVOKED
+        if target := attestation.supersedes:
+            corrections.append(((*author, attestation.id), (*author, target), counts))
+        if counts and attestation.fact.kind is Kind.HEALTH_CODE_STATUS:
             at = attestation.fact.sampled_at
             newest[author] = max(at, newest.get(author, at))
+    corrected = _corrected(corrections)
     for index, piece in enumerate(evidence):
         attestation = piece.attestation
         if attestation is None:
             continue
         author = attestation.province, attestation.issuer.credit_code
+        at = attestation.fact.sampled_at
         if (*author, attestation.id) in corrected or (
-            attestation.fact.kind is Kind.HEALTH_CODE_STATUS
-            and attestation.fact.sampled_at < newest[author]
+            attestation.fact.kind is Kind.HEALTH_CODE_STATUS and at < newest.get(author, at)
         ):
             evidence[index] = replace(piece, verdict=Verdict.STALE)
+
+
+_Id = tuple[str, str, UUID]
+"""An attestation, as only its own issuer can name it."""
+
+
+def _corrected(corrections: Sequence[tuple[_Id, _Id, bool]]) -> set[_Id]:
+    """What is corrected.
+
+    A correction that was revoked corrects nothing: a lab that cleared a positive for money must not
+    have cleared it for good. But where it was corrected in its turn, what it set aside stays so.
+
+    :param corrections: what corrects, what it corrects, and whether it counts.
+    """
+    corrected = {target for _, target, counts in corrections if counts}
+    more = corrected
+    while more:
+        more = {target for by, target, _ in corrections if by in corrected} - corrected
+        corrected |= more
+    return corrected
 
 
 def _ask_rules(evidence: list[Evidence], rules: RuleBook, now: datetime) -> list[RuleVerdict]:

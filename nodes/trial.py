@@ -1,7 +1,8 @@
 """A trial exchange on one machine: every province a real node in a process of its own.
 
-The demonstration, the tests and the benchmarks run on it. It is synchronous on purpose: what it
-starts must not depend on the event loop of who looks on.
+The demonstration, the tests and the benchmarks run on it, and so does `nodes.standing`, which
+leaves it running. It is synchronous on purpose: what it starts must not depend on the event loop
+of who looks on.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 import tomllib
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,15 +38,20 @@ from exchange.trust.roles import role_name
 from exchange.trust.sealkeys import SealPrivateKey
 from exchange.trust.signers import Online, load_signer
 from exchange.trust.trustlist import TrustList
+from nodes import detached
 from nodes.config import RegistryConfig
 from nodes.identity import registry_name, server_name
 from nodes.peers.registry import Registry
 from nodes.setup import Member, RegistryPlace, initialise
 
-__all__ = ["TrialExchange", "free_ports", "wait_until"]
+__all__ = ["REGISTRY", "TrialExchange", "free_ports", "wait_until"]
 
 START_SECONDS = 30.0
 REGISTRY = "registry"
+AT_ONCE = 2 * (os.cpu_count() or 1)
+"""Nodes that start at the same time: a start is work for a core, with pauses."""
+PORTS = range(12000, 28000)
+"""Below those of outgoing connections: a node that was down finds its own free again."""
 _TONGXING = (sys.executable, "-m", "nodes.cli")
 
 
@@ -97,10 +105,13 @@ class TrialExchange:
         trust = self.trust()
         self.addresses = {code: trust.profile(code).addresses[0] for code in self.provinces}
         self._all = self.provinces
+        self.host = self.provinces[0]
         settings = directory / REGISTRY / "registry.toml"
         if settings.exists():
             self._all = (REGISTRY, *self.provinces)
             self.addresses[REGISTRY] = tomllib.loads(settings.read_text())["listen"]
+            node = tomllib.loads((directory / self.host / "node.toml").read_text())
+            self.host = node["trust"]["registry"]["province"]
 
     def __enter__(self) -> Self:
         return self
@@ -148,11 +159,11 @@ class TrialExchange:
         signer = load_signer(self.directory / "keys" / f"{role}.pem")
         profile = dataclasses.replace(current, **changes)
         data = ceremony.sign_profile(profile, signer, version=version, now=datetime.now(UTC))
-        home, host = self.directory / province, self.directory / self.provinces[0]
+        home = self.directory / province
         place = RegistryConfig(
             address=self.addresses[REGISTRY],
-            province=self.provinces[0],
-            authority=host / "authority.pem",
+            province=self.host,
+            authority=self.directory / self.host / "authority.pem",
         )
         registry = Registry(place, home / "admin.pem", home / "admin-key.pem")
         await registry.submit({f"{version}.{role}.json": data})
@@ -213,33 +224,44 @@ class TrialExchange:
         *provinces: str,
         environment: Mapping[str, str] | None = None,
         seconds: float = START_SECONDS,
+        serves: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Start nodes (all, where none is named) and wait until they serve.
+        """Start nodes (all, where none is named), some at a time, and wait until they serve.
 
         :param seconds: how long one may take.
+        :param serves: is told of each that serves, in their order.
         :raises StoreUnavailableError: one did not come up; with the last line of its log.
         """
-        starting = provinces or self._all
-        for name in starting:
-            home = self.directory / name
-            kind = REGISTRY if name == REGISTRY else "node"
-            with self.log(name).open("ab") as log:
-                self._nodes[name] = subprocess.Popen(  # noqa: S603 - our own interpreter
-                    [*_TONGXING, kind, "run", "--config", home / f"{kind}.toml"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    env={**os.environ, **(environment or {})},
-                )
-            (home / "node.pid").write_text(str(self._nodes[name].pid))
-            if name == REGISTRY:
-                self._await_serving(name, seconds)
-        for name in starting:
+        waited: deque[str] = deque()
+
+        def wait() -> None:
+            name = waited.popleft()
             self._await_serving(name, seconds)
+            serves(name)
+
+        for name in provinces or self._all:
+            if len(waited) >= AT_ONCE:
+                wait()
+            self._launch(name, {**os.environ, **(environment or {})})
+            waited.append(name)
+            if name == REGISTRY:
+                wait()
+        while waited:
+            wait()
+
+    def _launch(self, name: str, environment: Mapping[str, str]) -> None:
+        home = self.directory / name
+        kind = REGISTRY if name == REGISTRY else "node"
+        with detached.uninterrupted():
+            self._nodes[name] = detached.start(
+                home / "node.pid",
+                [*_TONGXING, kind, "run", "--config", str(home / f"{kind}.toml")],
+                log=self.log(name),
+                environment=environment,
+            )
 
     def _await_serving(self, name: str, seconds: float) -> None:
-        host = self.provinces[0] if name == REGISTRY else name
+        host = self.host if name == REGISTRY else name
         home = self.directory / host
         credentials = grpc.ssl_channel_credentials(
             (home / "authority.pem").read_bytes(),
@@ -287,9 +309,14 @@ class TrialExchange:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Ports that nobody listens on now, in their order."""
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for port in random.sample(PORTS, len(PORTS)):
+            if len(found) == count:
+                break
+            each = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                each.bind(("127.0.0.1", port))
+                found.append(port)
+    return sorted(found)

@@ -1,7 +1,7 @@
 """The main job: a certificate issued in Sichuan is honoured in Guangdong.
 
-`demo.py` plays it in a folder that it removes; `demo.py up` leaves three provinces running under
-`.demo/`, `demo.py down` stops them.
+`demo.py` plays it in a folder that it removes; `demo.py up` leaves provinces running under
+`.demo/exchange`, three or as many as its argument says: `tongxing exchange` shows and ends them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -34,18 +35,18 @@ from exchange.errors import TongxingError
 from exchange.keys import Algorithm, PrivateKey, PublicKey
 from exchange.provinces import PROVINCES
 from exchange.subjects import mod_11_2
-from exchange.trust import ceremony
-from exchange.trust import files as trust_files
-from exchange.trust.signers import Online, load_signer
 from exchange.v1 import recognition_service_pb2, types_pb2
 from nodes.cli import files
+from nodes.cli.exchange import raised
+from nodes.standing import choose
 from nodes.store.attestations import AttestationStore, NewRecord
-from nodes.trial import TrialExchange, wait_until
+from nodes.trial import TrialExchange
 
 SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
 PASSENGERS = 588
 HOME = Path(".demo")
 GATE = Purpose.PURPOSE_ENTRY_CHECK
+ARRIVAL_SECONDS = 10.0
 console = Console(width=118 if not sys.stdout.isatty() else None)
 
 
@@ -122,8 +123,19 @@ async def publish(client: Client, path: Path) -> list[Document]:
     return [row.attestation.document for row in rows]
 
 
+async def arrived(app: Client, document: Document, word: str) -> float:
+    """Wait until a node knows of a change, and so of all before it; how many seconds it took."""
+    begun = time.perf_counter()
+    async with asyncio.timeout(ARRIVAL_SECONDS):
+        while verdict(await app.recognize(document, GATE)) != word:
+            await asyncio.sleep(0.001)
+    return time.perf_counter() - begun
+
+
 async def recognise_train(app: Client, documents: list[Document]) -> bool:
     """One BatchRecognize for the whole train, then each by itself for the latencies."""
+    lag = await arrived(app, documents[-1], "ACCEPTED")
+    console.print(f"广东获知 Guangdong knew of the last of them {lag * 1000:.0f} ms later")
     begun = time.perf_counter()
     decisions = await app.recognize_all(documents, GATE)
     took = time.perf_counter() - begun
@@ -155,6 +167,11 @@ async def recognise_train(app: Client, documents: list[Document]) -> bool:
 def outcome(decision: DecisionMessage) -> str:
     """RECOGNIZED, NOT_RECOGNIZED or INDETERMINATE."""
     return recognition_service_pb2.Outcome.Name(decision.outcome).removeprefix("OUTCOME_")
+
+
+def verdict(decision: DecisionMessage) -> str:
+    """The one reason: ACCEPTED, REVOKED, NO_RECORD …"""
+    return recognition_service_pb2.Verdict.Name(decision.verdict).removeprefix("VERDICT_")
 
 
 async def forge(exchange: TrialExchange, victim: Document, now: datetime) -> None:
@@ -195,11 +212,14 @@ async def play(exchange: TrialExchange, now: datetime) -> bool:
         documents = await publish(hospital, path)
         right = await recognise_train(gate, documents)
 
-        stale, forged, revoked, unknown = (resident(900 + number) for number in range(4))
+        stale, forged, revoked, unknown, unseen = (resident(900 + number) for number in range(5))
         await hospital.publish(nucleic_acid_test(stale, now - timedelta(hours=60)))
+        await hospital.publish(nucleic_acid_test(unseen, now - timedelta(hours=2)))
         await forge(exchange, forged, now)
         ended, _ = await hospital.publish(nucleic_acid_test(revoked, now - timedelta(hours=2)))
         await hospital.revoke(ended.id, "样本污染 the sample was contaminated")
+        for app in (gate, shanghai):
+            await arrived(app, revoked, "REVOKED")
 
         def ask(client: Client, document: Document) -> Callable[[], Awaitable[DecisionMessage]]:
             return lambda: client.recognize(document, GATE)
@@ -216,7 +236,7 @@ async def play(exchange: TrialExchange, now: datetime) -> bool:
             Case("伪造的证明", "a forged attestation in Sichuan's store", ask(gate, forged),
                  "NOT_RECOGNIZED/BAD_SIGNATURE"),
             Case("已撤销的证明", "an attestation revoked a moment ago", ask(gate, revoked),
-                 "NOT_RECOGNIZED/NO_RECORD"),
+                 "NOT_RECOGNIZED/REVOKED"),
             Case("发证机构冒用应用接口", "an issuer calls what only an app may",
                  ask(hospital, documents[0]), "CALLER_NOT_ALLOWED"),
         ]  # fmt: skip
@@ -224,9 +244,15 @@ async def play(exchange: TrialExchange, now: datetime) -> bool:
         for case in cases:
             right &= await show(table, case)
         exchange.stop(SICHUAN)
-        off = Case("四川节点停机", "Sichuan is switched off", ask(gate, documents[0]),
-                   "INDETERMINATE/UNAVAILABLE")  # fmt: skip
-        right &= await show(table, off)
+        for case in (
+            Case("四川节点停机，此前查过", "Sichuan is switched off: one looked up before",
+                 ask(gate, documents[0]), "RECOGNIZED/ACCEPTED"),
+            Case("四川节点停机，未曾查过", "Sichuan is switched off: one never looked up",
+                 ask(gate, unseen), "INDETERMINATE/UNAVAILABLE"),
+            Case("四川节点停机，别无记录", "Sichuan is switched off: one it knows nothing of",
+                 ask(gate, unknown), "NOT_RECOGNIZED/NO_RECORD"),
+        ):  # fmt: skip
+            right &= await show(table, case)
         console.print(table)
     return right
 
@@ -251,8 +277,8 @@ async def show(table: Table, case: Case) -> bool:
         got, why = error.reason, f"{error.zh}\n{error}"
         shown = "拒绝调用 refused"
     else:
-        verdict = recognition_service_pb2.Verdict.Name(decision.verdict).removeprefix("VERDICT_")
-        got, why = f"{outcome(decision)}/{verdict}", f"{decision.reason.zh}\n{decision.reason.en}"
+        got = f"{outcome(decision)}/{verdict(decision)}"
+        why = f"{decision.reason.zh}\n{decision.reason.en}"
         colour = types_pb2.Colour.Name(decision.colour).removeprefix("COLOUR_").lower()
         style = {"RECOGNIZED": "green", "NOT_RECOGNIZED": "red"}.get(outcome(decision), "yellow")
         shown = f"[{style}]{outcome(decision)}[/]"
@@ -309,33 +335,22 @@ def alive(pid: int) -> bool:
     return True
 
 
-def running(directory: Path) -> list[int]:
-    """The nodes that `up` left."""
-    pids = [int(path.read_text()) for path in directory.glob("*/node.pid")]
-    return [pid for pid in pids if alive(pid)]
-
-
-def up() -> None:
-    """Leave three provinces running."""
+def up(count: int | None = None) -> None:
+    """Leave some provinces running, Sichuan's store filled."""
+    provinces = choose(count) if count else None
+    issuers = {SICHUAN: (ISSUER_CREDIT_CODE,)}
     directory = HOME / "exchange"
-    if running(directory):
-        sys.exit("they are running already: `make down` stops them")
-    if (directory / "trust").exists():
-        renew(directory)
-    exchange = open_exchange(directory)
-    with contextlib.ExitStack() as undo:
-        undo.enter_context(exchange)
-        fill(exchange)
-        undo.pop_all()  # they stay
+    with raised(directory, provinces, registry=None, issuers=issuers) as (standing, _, seen):
+        fill(standing.trial())
+    if seen.faults:
+        console.print("[red]not all is well: .venv/bin/tongxing exchange status -d", directory)
 
 
 def fill(exchange: TrialExchange) -> None:
-    """Start the nodes, publish the travellers, and say how to call the nodes."""
+    """Publish the travellers, and say how to call the nodes."""
     directory = exchange.directory
-    exchange.start()
-    now = datetime.now(UTC)
     path = HOME / "travellers.csv"
-    write_travellers(path, now)
+    write_travellers(path, datetime.now(UTC))
 
     async def send() -> list[Document]:
         async with exchange.client(SICHUAN, "issuer") as hospital:
@@ -345,9 +360,10 @@ def fill(exchange: TrialExchange) -> None:
     home = directory / GUANGDONG
     kind = types_pb2.DocumentType.Name(document.type)
     number = document.number
-    console.print("三省节点运行中 the three nodes are running:")
-    for code, address in exchange.addresses.items():
-        console.print(f"  {code} {PROVINCES[code].zh} {PROVINCES[code].en}: {address}")
+    console.print("各省节点运行中 the nodes are running:")
+    for code in exchange.provinces:
+        name = f"{PROVINCES[code].zh} {PROVINCES[code].en}"
+        console.print(f"  {code} {name}: {exchange.addresses[code]}")
     console.print("\n问广东 ask Guangdong about a traveller of the train, with the command line:")
     print(
         f"  .venv/bin/tongxing recognize --client {home / 'app.toml'}"
@@ -364,25 +380,9 @@ def fill(exchange: TrialExchange) -> None:
     )
     console.print("\n信任列表 the trust list:")
     print(f"  .venv/bin/tongxing trust show --client {home / 'app.toml'}")
+    console.print("\n各省状态 how they all stand:")
+    print(f"  .venv/bin/tongxing exchange status --directory {directory}")
     console.print("停止 stop them: make down")
-
-
-def renew(directory: Path) -> None:
-    """The timestamp lives for a day: sign it anew."""
-    keys, trust = directory / "keys", directory / "trust"
-    online = Online(load_signer(keys / "snapshot.pem"), load_signer(keys / "timestamp.pem"))
-    trust_files.write(trust, ceremony.renew(trust_files.read(trust), online, now=datetime.now(UTC)))
-
-
-def down() -> None:
-    """Stop what `up` left."""
-    pids = running(HOME / "exchange")
-    for pid in pids:
-        os.kill(pid, signal.SIGTERM)
-    wait_until("the nodes have ended", lambda: not any(alive(pid) for pid in pids), 60)
-    for path in (HOME / "exchange").glob("*/node.pid"):
-        path.unlink()
-    print(f"stopped {len(pids)} nodes" if pids else "none is running")
 
 
 class Ended(SystemExit):
@@ -402,12 +402,17 @@ def end(number: int, _: FrameType | None) -> None:
 if __name__ == "__main__":
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, end)
-    commands = {"demo": demo, "up": up, "down": down}
-    name = sys.argv[1] if len(sys.argv) > 1 else "demo"
-    if name not in commands:
-        sys.exit(f"usage: demo.py [{'|'.join(commands)}]")
+    match sys.argv[1:]:
+        case [] | ["demo"]:
+            command = demo
+        case ["up"]:
+            command = up
+        case ["up", count] if count.isdigit() and int(count) > 1:
+            command = partial(up, int(count))
+        case _:
+            sys.exit("usage: demo.py [demo | up [N]]")
     try:
-        commands[name]()
+        command()
     except TongxingError as error:
         sys.exit(str(error))
     except Ended as ended:  # all is stopped and removed

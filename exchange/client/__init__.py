@@ -8,86 +8,47 @@ the node's authority in the trust list: whoever keeps a client for months need n
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
 import itertools
-import math
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from datetime import datetime
+from functools import cached_property, partial
 from uuid import UUID
 
-import grpc
-import grpc.aio
 from google.rpc import code_pb2
 
-from exchange import status, views
+from exchange import status, statuslist, views
 from exchange.attestations import Attestation, AttestationVerifier
-from exchange.client.ending import Ending
-from exchange.client.link import Endpoint, Link
-from exchange.client.pair import Pair, PairFiles
-from exchange.errors import (
-    BadSignatureError,
-    InternalError,
-    StoreUnavailableError,
-    TongxingError,
-    UnknownIssuerError,
-)
-from exchange.provinces import PROVINCES, trust_domain
-from exchange.trust.live import LiveTrust
-from exchange.trust.trustlist import TrustList
+from exchange.client.connection import Connection, UnreachableError, WrongNodeError
+from exchange.errors import BadSignatureError, InternalError, TongxingError
+from exchange.facts import Kind
 from exchange.v1 import (
     attestation_service_pb2,
     recognition_service_pb2,
-    trust_service_pb2,
+    status_list_service_pb2,
     types_pb2,
 )
 
 __all__ = [
     "Client",
+    "DecisionMessage",
     "Document",
     "Item",
     "NewAttestation",
     "Purpose",
+    "RevocationProgress",
     "UnreachableError",
     "WrongNodeError",
 ]
 
-T = TypeVar("T")
-
-_SERVICE = "/tongxing.v1."
-_NOT_PROVEN = ("handshake failed", "hostname verification")
-"""How gRPC's details tell that a server's certificate was not the one to expect."""
-_ALERT = "_alert_"
-"""And how, that it was the server who broke off."""
 _READ_AHEAD = 64
-_PAUSE_SECONDS = 0.5
-_LOOK_SECONDS = 1.0
-"""How often, at most, a call looks whether certificate or authority have changed."""
-_GRACE_SECONDS = 30 * 60.0
-"""What a stream has to end when its channel was replaced; a node's connections live as long."""
+_LISTS_AT_ONCE = 64
+"""Status lists in one BatchGetStatusLists, by the contract."""
 Document = types_pb2.IdentityDocument
 Purpose = recognition_service_pb2.Purpose
 DecisionMessage = recognition_service_pb2.Decision
 NewAttestation = attestation_service_pb2.NewAttestation
-
-
-class UnreachableError(StoreUnavailableError):
-    """The node does not answer."""
-
-    reason = "UNREACHABLE"
-    zh = "节点没有应答"
-
-
-class WrongNodeError(TongxingError):
-    """Who answers does not prove to be the province's node."""
-
-    reason = "UNREACHABLE"
-    zh = "节点身份不符"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,88 +61,31 @@ class Item:
     error: TongxingError | None = None
 
 
-class Client:
-    """A connection to a node.
+@dataclass(frozen=True, slots=True)
+class RevocationProgress:
+    """How far `Client.revoke_issuer` has come.
 
-    :param address: ``host:port`` of the node.
-    :param province: whose node it is: it must prove to be that province's.
-    :param certificate: PEM of the caller's certificate; ``key`` of its key.
-    :param trust: gives the verified trust list at each look.
-    :param timeout: seconds that an answer may take.
-    :param clock: gives the time, aware and in UTC.
+    :param looked_at: attestations looked at so far.
+    :param revoked: of these, revoked now, or to be revoked in a dry run.
+    :param already_revoked: of these, revoked before.
+    :param done: all was looked at.
     """
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        province: str,
-        certificate: bytes,
-        key: bytes,
-        trust: Callable[[], TrustList],
-        timeout: float = 10.0,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self._trust = trust
-        self._clock = clock
-        self._timeout = timeout
-        self._verifier = AttestationVerifier()
-        self._province = province
-        self._files: PairFiles | None = None
-        self._seen: object = None
-        self._look_at = -math.inf
-        self._link = Link(
-            Endpoint(
-                address,
-                f"node.{trust_domain(province)}",
-                trust().profile(province).tls_ca.encode(),
-                Pair(certificate, key),
-            ),
-            options=[
-                ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-                ("grpc.keepalive_time_ms", 30_000),
-            ],
-            patience=timeout,
-            grace=_GRACE_SECONDS,
-        )
+    looked_at: int
+    revoked: int
+    already_revoked: int
+    done: bool = False
 
-    @classmethod
-    def from_files(
-        cls,
-        address: str,
-        *,
-        province: str,
-        certificate: Path,
-        key: Path,
-        trust: TrustList | Callable[[], TrustList],
-    ) -> Self:
-        """A client whose identity lies in PEM files, and which follows them when they change.
 
-        :raises TongxingError: a file cannot be read, or the key is not the certificate's.
-        """
-        files = PairFiles(certificate, key)
-        seen = files.fingerprint()
-        pair = files.read()
-        client = cls(
-            address,
-            province=province,
-            certificate=pair.certificate,
-            key=pair.key,
-            trust=trust if callable(trust) else lambda: trust,
-        )
-        client._files, client._seen = files, seen
-        return client
+class Client(Connection):
+    """A connection to a node, and what an issuer or an app calls there.
 
-    async def __aenter__(self) -> Self:
-        return self
+    Made as a `Connection` is.
+    """
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._link.close()
+    @cached_property
+    def _verifier(self) -> AttestationVerifier:
+        return AttestationVerifier()
 
     async def publish(self, attestation: NewAttestation) -> tuple[Attestation, bool]:
         """Publish one attestation.
@@ -210,11 +114,6 @@ class Client:
         :raises TongxingError: the stream broke; items without an answer may be sent again.
         """
         pb = attestation_service_pb2
-        method = (await self._current_channel()).stream_stream(
-            f"{_SERVICE}AttestationService/PublishAttestations",
-            request_serializer=pb.PublishAttestationsRequest.SerializeToString,
-            response_deserializer=pb.PublishAttestationsResponse.FromString,
-        )
         source = iter(attestations)
 
         async def requests() -> AsyncIterator[pb.PublishAttestationsRequest]:
@@ -223,10 +122,14 @@ class Client:
                 for index, attestation in chunk:
                     yield pb.PublishAttestationsRequest(index=index, attestation=attestation)
 
-        call = method(requests())
-        ending = Ending(call)
-        try:
-            async for answer in call:
+        answers = self.stream_both(
+            "AttestationService/PublishAttestations",
+            requests(),
+            pb.PublishAttestationsRequest,
+            pb.PublishAttestationsResponse,
+        )
+        async with aclosing(answers):
+            async for answer in answers:
                 failed = answer.status.code != code_pb2.OK
                 yield Item(
                     answer.index,
@@ -234,22 +137,88 @@ class Client:
                     answer.already_published,
                     status.from_status(answer.status) if failed else None,
                 )
-        except grpc.aio.AioRpcError as error:
-            raise self._error(await ending.error(error, patience=self._timeout)) from None
 
-    async def revoke(self, attestation_id: UUID, reason: str) -> datetime:
+    async def revoke(self, attestation_id: UUID, reason: str, authority: str = "") -> datetime:
         """End an attestation for good.
 
+        :param reason: why (撤销原因); nothing that tells who the holder is.
+        :param authority: who ordered it (决定机构), where it is not the caller.
         :returns: when it was revoked, also where that was earlier.
         """
         answer = await self.call(
             "AttestationService/RevokeAttestation",
             attestation_service_pb2.RevokeAttestationRequest(
-                attestation_id=str(attestation_id), reason=reason
+                attestation_id=str(attestation_id), reason=reason, authority=authority
             ),
             attestation_service_pb2.RevokeAttestationResponse,
         )
         return views.time_from_proto(answer.revoke_time, field="revoke_time")
+
+    async def revoke_all(
+        self, attestation_ids: Sequence[UUID], reason: str, authority: str = ""
+    ) -> list[datetime | TongxingError]:
+        """Do `revoke` for up to 1,000, in their order; one that is not revoked gives its error."""
+        answer = await self.call(
+            "AttestationService/BatchRevokeAttestations",
+            attestation_service_pb2.BatchRevokeAttestationsRequest(
+                attestation_ids=[str(id_) for id_ in attestation_ids],
+                reason=reason,
+                authority=authority,
+            ),
+            attestation_service_pb2.BatchRevokeAttestationsResponse,
+        )
+        if len(answer.items) != len(attestation_ids):
+            raise InternalError("the node answered for another number of attestations")
+        return [
+            views.time_from_proto(item.revoke_time, field="revoke_time")
+            if item.status.code == code_pb2.OK
+            else status.from_status(item.status)
+            for item in answer.items
+        ]
+
+    async def revoke_issuer(
+        self,
+        credit_code: str,
+        start: datetime,
+        end: datetime,
+        reason: str,
+        authority: str = "",
+        *,
+        kinds: Collection[Kind] = (),
+        dry: bool = False,
+    ) -> AsyncIterator[RevocationProgress]:
+        """End all that one issuer sampled from ``start`` on and before ``end``.
+
+        It tells how far it has come about twice a second; the last word is ``done``. After a break
+        it may be begun again: what is revoked stays so.
+
+        :param start: aware, as ``end``.
+        :param kinds: of these; of all where there are none.
+        :param dry: only count.
+        :raises TongxingError: the node's error, or `UnreachableError`: not all was looked at.
+        """
+        answers = self.stream(
+            "AttestationService/RevokeIssuerAttestations",
+            attestation_service_pb2.RevokeIssuerAttestationsRequest(
+                credit_code=credit_code,
+                sample_start_time=views.time_to_proto(start),
+                sample_end_time=views.time_to_proto(end),
+                kinds=[f"KIND_{kind.value}" for kind in kinds],
+                reason=reason,
+                authority=authority,
+                validate_only=dry,
+            ),
+            attestation_service_pb2.RevokeIssuerAttestationsResponse,
+        )
+        done = False
+        async with aclosing(answers):
+            async for answer in answers:
+                done = answer.done
+                yield RevocationProgress(
+                    answer.looked_at, answer.revoked, answer.already_revoked, done
+                )
+        if not done:
+            raise UnreachableError("the node broke off", remedy="begin again: nothing is undone")
 
     async def get(self, attestation_id: UUID) -> Attestation:
         """An attestation that the caller published, verified."""
@@ -289,120 +258,45 @@ class Client:
             for item in answer.items
         ]
 
-    @property
-    def _channel(self) -> grpc.aio.Channel:
-        return self._link.channel
+    async def status_lists(self, uris: Sequence[str]) -> list[bytes | TongxingError]:
+        """Fetch signed status lists, verified, to check attestations by without a connection.
 
-    async def _current_channel(self) -> grpc.aio.Channel:
-        """The channel for one call; it begins a change of it, and waits only where it must."""
-        now = asyncio.get_running_loop().time()
-        if now - self._look_at >= _LOOK_SECONDS:
-            self._look_at = now
-            self._link.move(self._endpoint())
-        await self._link.settle(self._timeout)
-        return self._link.channel
-
-    def _endpoint(self) -> Endpoint:
-        """What the channel should rest on now; whatever cannot be used stays as it was."""
-        endpoint = self._link.endpoint
-        if self._files is not None and (seen := self._files.fingerprint()) != self._seen:
-            # Half of a new pair is looked at again: `_seen` moves on with what is whole.
-            with contextlib.suppress(TongxingError):
-                endpoint = dataclasses.replace(endpoint, pair=self._files.read())
-                self._seen = seen
-        with contextlib.suppress(TongxingError):
-            authorities = self._trust().profile(self._province).tls_ca.encode()
-            endpoint = dataclasses.replace(endpoint, authorities=authorities)
-        return endpoint
-
-    async def call(
-        self, method: str, request: Any, response: type[Any], *, seconds: float | None = None
-    ) -> Any:
-        """Call a unary method; those of admins are in `exchange.client.admin`.
-
-        :param method: service and method: ``KeyService/ListKeys``.
-        :param request: its message; ``response`` is the class of the answer.
-        :param seconds: that the answer may take, where not as long as any.
+        :param uris: as `exchange.attestations.Attestation.status` names them; any number.
+        :returns: COSE_Sign1 bytes in the order of ``uris``, or why there is no such list.
         :raises TongxingError: the node's error, or `UnreachableError`.
         """
-        channel = await self._current_channel()
-        call = channel.unary_unary(
-            _SERVICE + method,
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=response.FromString,
-        )
-        try:
-            return await call(request, timeout=seconds or self._timeout)
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error) from None
-
-    async def refresh_trust(self) -> bool:
-        """Fetch what is new in the trust list from the node, where the list is a `LiveTrust`.
-
-        :returns: whether anything was new.
-        :raises TongxingError: the node does not answer, or what it gave does not verify.
-        """
-        if not isinstance(self._trust, LiveTrust):
-            return False
-        answer = await self.call(
-            "TrustService/GetTrustMetadata",
-            trust_service_pb2.GetTrustMetadataRequest(
-                have=views.versions_to_proto(self._trust.versions)
-            ),
-            trust_service_pb2.GetTrustMetadataResponse,
-        )
-        return await self._trust.offer(views.files_from_proto(answer.files))
-
-    async def follow_trust(self) -> None:
-        """Keep a `LiveTrust` fresh, for ever: for a task of the app's own.
-
-        Connections end, nodes restart, and a list may not verify: it asks again, and until then
-        what was held serves on. An app that knows an old authority alone finds no way back to its
-        node, so this runs for as long as the app does.
-        """
-        if not isinstance(self._trust, LiveTrust):
-            raise TypeError("the client was given a trust list that does not change")
-        while True:
-            with contextlib.suppress(TongxingError):
-                await self._watch_trust(self._trust)
-            await asyncio.sleep(_PAUSE_SECONDS)
-
-    async def _watch_trust(self, trust: LiveTrust) -> None:
-        pb = trust_service_pb2
-        watch = (await self._current_channel()).unary_stream(
-            f"{_SERVICE}TrustService/WatchTrust",
-            request_serializer=pb.WatchTrustRequest.SerializeToString,
-            response_deserializer=pb.WatchTrustResponse.FromString,
-        )
-        have = views.versions_to_proto(trust.versions)
-        try:
-            async for answer in watch(pb.WatchTrustRequest(have=have)):
-                if answer.files:
-                    await trust.offer(views.files_from_proto(answer.files))
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error) from None
-
-    async def _by_newest_trust(self, check: Callable[[], T]) -> T:
-        """Check; a key that is not known here may have been published a moment ago."""
-        trust = self._trust()
-        try:
-            return check()
-        except UnknownIssuerError:
-            await self.refresh_trust()
-            if self._trust() is trust:  # another call may have brought it meanwhile
-                raise
-            return check()
-
-    def _error(self, error: grpc.aio.AioRpcError) -> TongxingError:
-        details = (error.details() or "").lower()
-        if _ALERT not in details and any(sign in details for sign in _NOT_PROVEN):
-            zh = PROVINCES[self._province].zh
-            return WrongNodeError(
-                f"the node at {self._link.endpoint.target} did not prove to be "
-                f"{self._province}'s ({zh})",
-                remedy="check the node's address, the province and the trust list",
+        pb = status_list_service_pb2
+        found: list[bytes | TongxingError] = []
+        for at in range(0, len(uris), _LISTS_AT_ONCE):
+            wanted = uris[at : at + _LISTS_AT_ONCE]
+            answer = await self.call(
+                "StatusListService/BatchGetStatusLists",
+                pb.BatchGetStatusListsRequest(uris=wanted),
+                pb.BatchGetStatusListsResponse,
             )
-        return _error(error)
+            if len(answer.items) != len(wanted):
+                raise InternalError("the node answered for another number of lists")
+            for uri, item in zip(wanted, answer.items, strict=True):
+                found.append(await self._status_list(uri, item))
+        return found
+
+    async def _status_list(
+        self, uri: str, item: status_list_service_pb2.StatusListItem
+    ) -> bytes | TongxingError:
+        if item.status.code != code_pb2.OK:
+            return status.from_status(item.status)
+
+        def read() -> statuslist.StatusList:
+            return statuslist.verify(item.signed, self._trust(), self._clock())
+
+        try:
+            verified = await self._by_newest_trust(read)
+        except TongxingError as error:
+            return error
+        if verified.uri != uri:
+            return BadSignatureError("another status list than was asked for", field="uris")
+        signed: bytes = item.signed
+        return signed
 
     def _checked(self, decision: DecisionMessage) -> DecisionMessage:
         """Hold the evidence that a decision accepts against its signed bytes.
@@ -434,19 +328,3 @@ class Client:
         if asked_for and asked_for.lower() != str(attestation.id):
             raise BadSignatureError("another attestation than was asked for", field="attestation")
         return attestation
-
-
-def _error(error: grpc.aio.AioRpcError) -> TongxingError:
-    """The exchange's error behind a gRPC error."""
-    ours = status.from_trailers(error.trailing_metadata())
-    if ours is not None:
-        return ours
-    code = grpc.StatusCode
-    # A node's own fault carries details; without them INTERNAL is how gRPC's core may report a
-    # stream that broke.
-    if error.code() in (code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.INTERNAL):
-        return UnreachableError(
-            f"the node does not answer: {error.details()}",
-            remedy="is it running, and does it trust this certificate?",
-        )
-    return InternalError(f"{error.code().name}: {error.details()}")

@@ -8,12 +8,23 @@ from typing import Any
 from exchange import views
 from exchange.client import Client
 from exchange.v1 import key_service_pb2 as pb
+from exchange.v1 import peering_service_pb2
 
-__all__ = ["Key", "KeyStep", "Keys", "ListKeysResponse"]
+__all__ = [
+    "Key",
+    "KeyStep",
+    "Keys",
+    "ListKeysResponse",
+    "ListPeersResponse",
+    "Peer",
+    "Peering",
+]
 
 Key = pb.Key
 KeyStep = pb.KeyStep
 ListKeysResponse = pb.ListKeysResponse
+ListPeersResponse = peering_service_pb2.ListPeersResponse
+Peer = peering_service_pb2.Peer
 
 
 class Keys:
@@ -100,3 +111,22 @@ class Keys:
         )
         step: KeyStep = answer.step
         return step
+
+
+class Peering:
+    """How the node of the client's province stands with the other provinces.
+
+    :param client: of an admin.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def list(self) -> ListPeersResponse:
+        """Every other province as the node sees it now, by code."""
+        answer: ListPeersResponse = await self._client.call(
+            "PeeringService/ListPeers",
+            peering_service_pb2.ListPeersRequest(),
+            peering_service_pb2.ListPeersResponse,
+        )
+        return answer

@@ -17,15 +17,17 @@ from exchange.errors import InvalidFieldError, TongxingError
 from nodes.cli import (
     attestation,
     ceremony,
-    exchange_setup,
+    exchange,
     holding,
     identity,
     key,
     node,
     output,
+    peer,
     profile,
     recognize,
     registry,
+    setup,
     trust,
 )
 
@@ -45,11 +47,9 @@ app.add_typer(attestation.attestation, name="attestation")
 app.command("recognize")(recognize.recognize)
 app.add_typer(trust.trust, name="trust")
 trust.trust.command("init", short_help="Make a new exchange, for trials (新建交换体系).")(
-    exchange_setup.init
+    setup.init
 )
-trust.trust.command("renew", short_help="Sign the timestamp anew (续签时间戳).")(
-    exchange_setup.renew
-)
+trust.trust.command("renew", short_help="Sign the timestamp anew (续签时间戳).")(setup.renew)
 trust.trust.add_typer(ceremony.propose, name="propose", short_help="Propose a change (提案).")
 for verb, words in (
     (ceremony.review, "Show what a proposal changes (审阅提案)."),
@@ -69,10 +69,12 @@ holding.profiles.command("publish", short_help="Publish it, signed (发布省级
 trust.trust.add_typer(holding.profiles, name="profile")
 app.add_typer(identity.identity, name="identity")
 app.add_typer(key.key, name="key")
-node.app.command("init", short_help="Make a province's folder (建立省级文件夹).")(
-    exchange_setup.init_node
-)
+node.app.command("init", short_help="Make a province's folder (建立省级文件夹).")(setup.init_node)
 app.add_typer(node.app, name="node", short_help="A province's node (省级节点).")
+app.add_typer(peer.peer, name="peer")
+app.add_typer(
+    exchange.exchange, name="exchange", short_help="A whole exchange on this machine (单机试用)."
+)
 app.add_typer(registry.app, name="registry", short_help="The registry (登记处).")
 
 

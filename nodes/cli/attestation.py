@@ -1,11 +1,10 @@
-"""``tongxing attestation``: issuers publish, read and revoke (发证机构)."""
+"""``tongxing attestation``: issuers publish, read and revoke (发证机构), and gates verify."""
 
 from __future__ import annotations
 
 import secrets
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -13,7 +12,7 @@ from uuid import UUID
 import typer
 
 from exchange.errors import DeadlineError, InvalidFieldError, TongxingError
-from nodes.cli import client, files, output, prompts, publishing
+from nodes.cli import client, files, offline, output, prompts, publishing, revoking, shown
 from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
 from nodes.cli.rows import IgnoreColumnsOption, column_names
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attestation"]
 
-attestation = typer.Typer(no_args_is_help=True, help="An issuer's attestations (健康证明).")
+attestation = typer.Typer(no_args_is_help=True, help="Attestations (健康证明).")
 
 Id = Annotated[UUID, typer.Argument(help="The attestation's id. 证明编号。")]
 
@@ -187,21 +186,6 @@ def show(
     _show(client.call(client_file, lambda node: node.get(attestation_id)), form)
 
 
-@attestation.command()
-def revoke(
-    attestation_id: Id,
-    reason: Annotated[str, typer.Option(help="Why. 撤销原因。")],
-    client_file: ClientOption = None,
-    form: FormOption = Form.PRETTY,
-) -> None:
-    """End an attestation for good (撤销健康证明)."""
-    at = client.call(client_file, lambda node: node.revoke(attestation_id, reason))
-    if form is Form.JSON:
-        output.print_json({"revoke_time": f"{at:%Y-%m-%dT%H:%M:%SZ}"})
-    else:
-        print(f"已撤销 revoked at {output.moment(at)}: {attestation_id}")
-
-
 def _show(found: Attestation, form: Form, **more: bool) -> None:
     from exchange import views
 
@@ -209,30 +193,19 @@ def _show(found: Attestation, form: Form, **more: bool) -> None:
     if form is Form.JSON:
         output.print_json({"attestation": output.to_json(view), **more})
         return
-    rows = [
-        ("编号 id", str(found.id)),
-        ("省级行政区 province", output.province_name(found.province)),
-        ("类别 kind", f"{found.fact.kind} {found.fact.kind.text.zh}"),
-        *_fact_rows(found),
-        ("持码人 holder", f"{found.holder.name} {found.holder.document_number}"),
-        ("发证机构 issuer", f"{found.issuer.name} {found.issuer.credit_code}"),
-        ("签发 signed", output.moment(found.issued_at)),
-        ("有效期至 expires", output.moment(found.expires_at)),
-    ]
-    if found.supersedes:
-        rows.append(("更正 corrects", str(found.supersedes)))
+    rows = shown.attestation_rows(found)
     if more.get("already_published"):
         rows.append(("", "已经发布过 it was published before"))
     output.print_fields(rows)
 
 
-def _fact_rows(found: Attestation) -> list[tuple[str, str]]:
-    from exchange.facts import fact_fields
-
-    rows = []
-    for field in fact_fields(type(found.fact)):
-        value = getattr(found.fact, field.name)
-        if value not in (None, "", False):
-            shown = output.moment(value) if isinstance(value, datetime) else str(value)
-            rows.append((f"{files.COLUMNS[field.proto][0]} {field.proto}", shown))
-    return rows
+attestation.command("revoke", short_help="End attestations for good (撤销健康证明).")(
+    revoking.revoke
+)
+attestation.command("revoke-issuer", short_help="End a bad batch (批量撤销).")(
+    revoking.revoke_issuer
+)
+attestation.command("verify", short_help="Check without a connection (离线核验).")(offline.verify)
+attestation.command("status-lists", short_help="Fetch what verify needs (下载状态列表).")(
+    offline.status_lists
+)

@@ -32,7 +32,7 @@ _STYLES = {
     "YELLOW": "bold black on yellow",
     "RED": "bold white on red",
 }
-_GOOD = frozenset({"ACCEPTED", "ANSWERED", "NO_RECORD"})
+_GOOD = frozenset({"ACCEPTED", "ANSWERED", "CACHED", "NO_RECORD"})
 
 
 class Purpose(StrEnum):
@@ -243,12 +243,14 @@ def print_decision(decision: DecisionMessage) -> None:
     console.print(
         output.table(
             "各地答复 Answers",
-            ("province", "answer", "attestations"),
+            ("province", "answer", "attestations", "as of", "calls"),
             (
                 (
                     output.province_name(answer.province),
                     _judged(AnswerState, output.enum_name(pb.AnswerState, answer.state)),
                     str(answer.attestations),
+                    output.moment(answer.as_of_time) if answer.HasField("as_of_time") else "",
+                    "熔断 circuit open" if answer.circuit_open else str(answer.calls or ""),
                 )
                 for answer in decision.answers
             ),

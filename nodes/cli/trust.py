@@ -1,4 +1,4 @@
-"""``tongxing trust``: the trust list (信任列表). `exchange_setup` adds ``init`` and ``renew``."""
+"""``tongxing trust``: the trust list (信任列表). `nodes.cli.setup` adds ``init`` and ``renew``."""
 
 from __future__ import annotations
 

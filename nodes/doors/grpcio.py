@@ -257,7 +257,9 @@ class _Wrapped:
             yield _parsed(self._request, data)
 
     def _stream(
-        self, serve: Callable[[Any, Call], AsyncIterator[Message]], read: Callable[[Any], Any]
+        self,
+        serve: Callable[[Any, Call], AsyncIterator[Message | bytes]],
+        read: Callable[[Any], Any],
     ) -> Callable[[Any, Context], AsyncIterator[bytes]]:
         door, path = self._door, self._path
 
@@ -266,7 +268,7 @@ class _Wrapped:
             try:
                 call = door.admit(path, context, request_id)
                 async for answer in serve(read(incoming), call):
-                    yield answer.SerializeToString()
+                    yield answer if type(answer) is bytes else answer.SerializeToString()  # type: ignore[union-attr]
             except ExceptionGroup as group:
                 await _refuse(group.exceptions[0], path, context, request_id)
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status

@@ -17,7 +17,7 @@ from exchange import views
 from exchange.errors import TongxingError, TrustListError
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import trust_service_pb2 as pb
-from nodes.peers.fetch import Peers
+from nodes.peers.links import PeerLinks
 from nodes.peers.registry import Registry
 from nodes.trust import TrustKeeper
 
@@ -42,7 +42,7 @@ class _SilentError(TrustListError):
 class TrustFollower:
     """Keeps a `TrustKeeper` at the newest list that anybody has; what comes is verified there."""
 
-    def __init__(self, keeper: TrustKeeper, registry: Registry, peers: Peers) -> None:
+    def __init__(self, keeper: TrustKeeper, registry: Registry, peers: PeerLinks) -> None:
         self._keeper = keeper
         self._registry = registry
         self._peers = peers

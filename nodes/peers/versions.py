@@ -11,7 +11,7 @@ import structlog
 from exchange import views
 from exchange.trust.files import Versions
 from exchange.v1 import trust_service_pb2 as pb
-from nodes.peers.fetch import Peers
+from nodes.peers.links import PeerLinks
 
 __all__ = ["PeerVersions"]
 
@@ -26,7 +26,7 @@ class PeerVersions:
     :param timeout: seconds that a peer has for an answer.
     """
 
-    def __init__(self, peers: Peers, timeout: float) -> None:
+    def __init__(self, peers: PeerLinks, timeout: float) -> None:
         self._peers = peers
         self._timeout = timeout
 

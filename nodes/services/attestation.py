@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
 import protovalidate
+import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from exchange import attestations, publication, status, views
+from exchange import publication, status, views
 from exchange.attestations import Attestation, AttestationVerifier
 from exchange.errors import (
-    IdTakenError,
+    CallerNotAllowedError,
     InternalError,
     InvalidFieldError,
+    RevokedError,
     TongxingError,
-    UnknownIssuerError,
 )
+from exchange.facts import Kind
+from exchange.subjects import check_credit_code
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import attestation_service_pb2 as pb
+from exchange.v1 import types_pb2
 from nodes.call import Call
-from nodes.keyring import Keyring
+from nodes.identity import Identity, Role
+from nodes.publisher import Publisher, called
 from nodes.services.validation import check
-from nodes.store.attestations import AttestationStore, NewRecord, Published
-from nodes.subjects import SubjectKeys
+from nodes.store.attestations import AttestationStore, Note, Progress
 
 __all__ = ["AttestationService"]
 
+log = structlog.get_logger(__name__)
+
 IN_FLIGHT = 512
 """Items of one stream that are being stored at once: enough to share an fsync among."""
+
+PROGRESS_SECONDS = 0.5
+"""How often, at most, a revocation through the whole store says how far it has come."""
+
+
+_Revoking = (
+    pb.RevokeAttestationRequest
+    | pb.BatchRevokeAttestationsRequest
+    | pb.RevokeIssuerAttestationsRequest
+)
 
 
 class AttestationService:
@@ -42,27 +57,23 @@ class AttestationService:
     def __init__(
         self,
         *,
-        province: str,
         store: AttestationStore,
-        keyring: Keyring,
+        publisher: Publisher,
         verifier: AttestationVerifier,
         trust: Callable[[], TrustList],
-        subjects: SubjectKeys,
         clock: Callable[[], datetime],
     ) -> None:
-        self._province = province
         self._store = store
-        self._keyring = keyring
+        self._publisher = publisher
         self._verifier = verifier
         self._trust = trust
-        self._subjects = subjects
         self._clock = clock
 
     async def publish_attestation(
         self, request: pb.PublishAttestationRequest, call: Call
     ) -> pb.PublishAttestationResponse:
         """Sign and store one."""
-        signed, attestation, already = await self._publish(request, call)
+        signed, attestation, already = await self._publisher.publish(request, call.caller)
         return pb.PublishAttestationResponse(
             attestation=views.attestation_to_proto(signed, attestation), already_published=already
         )
@@ -106,7 +117,7 @@ class AttestationService:
         answer = pb.PublishAttestationsResponse(index=request.index)
         try:
             check(item)
-            _, attestation, already = await self._publish(item, call)
+            _, attestation, already = await self._publisher.publish(item, call.caller)
         except TongxingError as error:
             answer.status.CopyFrom(status.to_status(error, request_id=call.request_id))
         except protovalidate.EvaluationError:
@@ -116,142 +127,159 @@ class AttestationService:
             answer.already_published = already
         return answer
 
-    async def _publish(
-        self, request: pb.PublishAttestationRequest, call: Call
-    ) -> tuple[bytes, Attestation, bool]:
-        now = self._clock()
-        if request.WhichOneof("content") == "signed_attestation":
-            signed = request.signed_attestation
-            attestation = self._accept_signed(signed, call, now)
-            await self._check_superseded(attestation, (attestation.token,), call)
-            stored = await self._stored(attestation, now, signed)
-        else:
-            attestation, stored = await self._publish_new(request.attestation, call, now)
-        if stored.already:
-            attestation = self._verifier.verify(stored.signed, self._trust(), now)
-        return stored.signed, attestation, stored.already
-
-    async def _publish_new(
-        self, message: pb.NewAttestation, call: Call, now: datetime
-    ) -> tuple[Attestation, Published]:
-        key, ends = self._subjects.current(now)
-        drafted = publication.draft(
-            message, province=self._province, author=call.caller.name, epoch=key, now=now
-        )
-        _check_outlived(drafted, ends, "attestation.expire_time")
-        if drafted.supersedes is not None:
-            await self._check_superseded(drafted, self._tokens(message, now), call)
-        try:
-            return drafted, await self._stored(drafted, now)
-        except IdTakenError:
-            # Perhaps by the same fact, first published under the epoch before.
-            old = await self._store.record(drafted.id.bytes)
-            if old is None or old.token not in self._tokens(message, now):
-                raise
-            again = replace(drafted, token=old.token)
-            return again, await self._stored(again, now)
-
-    def _tokens(self, message: pb.NewAttestation, now: datetime) -> Collection[bytes]:
-        """The holder's tokens under every epoch in force."""
-        document = publication.read_document(message.document, now, field="attestation.document")
-        return [document.token(key) for key in self._subjects.in_force(now)]
-
-    async def _stored(
-        self, attestation: Attestation, now: datetime, signed: bytes = b""
-    ) -> Published:
-        new = NewRecord(
-            id=attestation.id.bytes,
-            token=attestation.token,
-            issuer=attestation.issuer.credit_code,
-            digest=attestations.digest(attestation),
-            expires=int(attestation.expires_at.timestamp()),
-            signed=signed or self._signed(attestation),
-        )
-        stored = await self._store.publish(new)
-        if not stored.already or self._counts(stored.signed, now):
-            return stored
-        # Its key was revoked since, and the issuer says the same again: it counts under the new.
-        held = await self._store.replace(new, stored.signed)
-        return Published(held, already=held != new.signed)
-
-    def _counts(self, signed: bytes, now: datetime) -> bool:
-        """Whether the key of what is stored still vouches for it."""
-        try:
-            self._verifier.verify(signed, self._trust(), now)
-        except UnknownIssuerError:
-            return False
-        return True
-
-    def _signed(self, attestation: Attestation) -> bytes:
-        # Chosen anew each time: what was retired or revoked while the node runs signs nothing more.
-        return attestations.sign(attestation, self._keyring.signer(self._trust()))
-
-    def _accept_signed(self, signed: bytes, call: Call, now: datetime) -> Attestation:
-        field = "signed_attestation"
-        try:
-            attestation = self._verifier.verify(signed, self._trust(), now)
-        except InvalidFieldError as error:
-            raise error.at(field) from None
-        if attestation.province != self._province:
-            raise InvalidFieldError(
-                f"of {attestation.province}, and this node is of {self._province}",
-                field=f"{field}.iss",
-            )
-        code = attestation.issuer.credit_code
-        publication.check_author(code, call.caller.name, field=f"{field}.health.issuer.credit_code")
-        epoch = int.from_bytes(attestation.token[:4])
-        ends = self._subjects.ends(epoch, now)
-        if ends is None:
-            raise InvalidFieldError(f"epoch {epoch} is not in use", field=f"{field}.sub")
-        _check_outlived(attestation, ends, f"{field}.exp")
-        return attestation
-
-    async def _check_superseded(
-        self, attestation: Attestation, tokens: Collection[bytes], call: Call
-    ) -> None:
-        if attestation.supersedes is None:
-            return
-        old = await self._store.record(attestation.supersedes.bytes)
-        if old is None or old.issuer != call.caller.name or old.token not in tokens:
-            raise InvalidFieldError(
-                "no live attestation of this issuer and holder bears the id",
-                field="attestation.supersedes",
-                remedy="correct another holder's by revoking it",
-            )
-        if old.expires > attestation.expires_at.timestamp():
-            raise InvalidFieldError(
-                "outlives its correction, and would count again after it",
-                field="attestation.supersedes",
-                remedy="publish the correction with the same expire_time, and revoke the old one",
-            )
-
     async def revoke_attestation(
         self, request: pb.RevokeAttestationRequest, call: Call
     ) -> pb.RevokeAttestationResponse:
         """End one for good."""
-        at = await self._store.revoke(
-            UUID(request.attestation_id).bytes,
-            call.caller.name,
-            int(self._clock().astimezone(UTC).timestamp()),
-        )
+        note, now = self._note(request, call.caller)
+        id_ = UUID(request.attestation_id)
+        at = await self._store.revoke(id_.bytes, _whose(call.caller), now, note)
+        _log_revoked(id_, at, now, note)
         return pb.RevokeAttestationResponse(revoke_time=Timestamp(seconds=at))
+
+    async def batch_revoke_attestations(
+        self, request: pb.BatchRevokeAttestationsRequest, call: Call
+    ) -> pb.BatchRevokeAttestationsResponse:
+        """End many for good; each answers for itself."""
+        note, now = self._note(request, call.caller)
+        items: list[UUID | TongxingError] = [_read_id(text) for text in request.attestation_ids]
+        ids = [item for item in items if isinstance(item, UUID)]
+        results = await self._store.revoke_many(
+            [id_.bytes for id_ in ids], _whose(call.caller), now, note
+        )
+        for id_, result in zip(ids, results, strict=True):
+            if isinstance(result, int):
+                _log_revoked(id_, result, now, note)
+        left = iter(results)
+        answer = pb.BatchRevokeAttestationsResponse()
+        for at, item in enumerate(items):
+            result = next(left) if isinstance(item, UUID) else item
+            answered = answer.items.add()
+            if isinstance(result, TongxingError):
+                result.field = f"attestation_ids[{at}]"
+                error = status.to_status(result, request_id=call.request_id)
+                answered.status.CopyFrom(error)
+            else:
+                answered.revoke_time.seconds = result
+        return answer
+
+    async def revoke_issuer_attestations(
+        self, request: pb.RevokeIssuerAttestationsRequest, call: Call
+    ) -> AsyncIterator[pb.RevokeIssuerAttestationsResponse]:
+        """End all that one issuer sampled in a range of time, or count it."""
+        note, now = self._note(request, call.caller)
+        code = check_credit_code(request.credit_code)
+        if call.caller.role is Role.ISSUER and code != call.caller.name:
+            raise CallerNotAllowedError(
+                "an issuer revokes its own attestations only",
+                field="credit_code",
+                remedy="call with the certificate of that issuer, or have an admin revoke them",
+            )
+        wanted = _batch(request)
+        loop = asyncio.get_running_loop()
+        progress, done = Progress(0, 0, 0), False
+        said = loop.time()
+        try:
+            async for progress in self._store.revoke_issuer(
+                code, wanted, now, note, validate_only=request.validate_only
+            ):
+                if loop.time() - said >= PROGRESS_SECONDS:
+                    said = loop.time()
+                    yield _progress(progress)
+            done = True
+        finally:  # whoever called, and whether they heard the end: what was done is on record
+            if not request.validate_only:
+                log.info(
+                    "attestation.issuer_revoked",
+                    issuer=code,
+                    sampled_from=request.sample_start_time.ToJsonString(),
+                    sampled_before=request.sample_end_time.ToJsonString(),
+                    kinds=[types_pb2.Kind.Name(kind) for kind in request.kinds],
+                    done=done,
+                    revoked=progress.revoked,
+                    already_revoked=progress.already_revoked,
+                    by=note.by,
+                    authority=note.authority,
+                    reason=note.reason,
+                )
+        yield _progress(progress, done=True)
+
+    def _note(self, request: _Revoking, caller: Identity) -> tuple[Note, int]:
+        """Why, and when: Unix seconds."""
+        now = self._clock()
+        publication.check_revocation(request.reason, request.authority, now)
+        return Note(request.reason, request.authority, called(caller)), int(now.timestamp())
 
     async def get_attestation(
         self, request: pb.GetAttestationRequest, call: Call
     ) -> pb.GetAttestationResponse:
         """Read one that the caller published."""
-        signed = await self._store.get(UUID(request.attestation_id).bytes, call.caller.name)
+        id_ = UUID(request.attestation_id).bytes
+        try:
+            signed = await self._store.get(id_, call.caller.name)
+        except RevokedError as error:
+            raise await self._explained(error, id_) from None
         attestation = self._verifier.verify(signed, self._trust(), self._clock())
         return pb.GetAttestationResponse(
             attestation=views.attestation_to_proto(signed, attestation)
         )
 
+    async def _explained(self, error: RevokedError, id_: bytes) -> RevokedError:
+        """The error with the words that the revocation was given."""
+        found = await self._store.revocation(id_)
+        if found is None:
+            return error
+        at = datetime.fromtimestamp(found.at, UTC)
+        why = f": {found.note.reason}" if found.note.reason else ""
+        ordered = f" (ordered by {found.note.authority})" if found.note.authority else ""
+        return RevokedError(f"revoked at {at:%Y-%m-%dT%H:%M:%SZ}{why}{ordered}", field=error.field)
 
-def _check_outlived(attestation: Attestation, ends: datetime, field: str) -> None:
-    """Refuse what nobody would ask for any more while it still counts: it might be a red."""
-    if attestation.expires_at > ends:
-        raise InvalidFieldError(
-            f"outlives the epoch of its subject token, which ends at {ends:%Y-%m-%dT%H:%M:%SZ}",
-            field=field,
-            remedy="the exchange's next epoch is due; until then, give an earlier end",
+
+def _whose(caller: Identity) -> str | None:
+    """Whose attestations a caller may revoke: its own; an admin any of the province (None)."""
+    return None if caller.role is Role.ADMIN else caller.name
+
+
+def _read_id(text: str) -> UUID | InvalidFieldError:
+    try:
+        id_ = UUID(text)
+    except ValueError:
+        id_ = None
+    # UUID takes more spellings than the contract: braces, a prefix, no hyphens.
+    if id_ is None or str(id_) != text.lower():
+        return InvalidFieldError("not a UUID", remedy="write it with hyphens (RFC 9562)")
+    return id_
+
+
+def _batch(request: pb.RevokeIssuerAttestationsRequest) -> Callable[[Attestation], bool]:
+    """Whether an attestation of the issuer is one of those that are to be revoked.
+
+    :raises InvalidFieldError: the range of time; names the field.
+    """
+    end_field = "sample_end_time"
+    start = views.time_from_proto(request.sample_start_time, field="sample_start_time")
+    end = views.time_from_proto(request.sample_end_time, field=end_field)
+    publication.check_span(start, end, field=end_field)
+    names = [types_pb2.Kind.Name(kind).removeprefix("KIND_") for kind in request.kinds]
+    kinds = frozenset(map(Kind, names) if names else Kind)
+    return lambda found: found.fact.kind in kinds and start <= found.fact.sampled_at < end
+
+
+def _progress(progress: Progress, *, done: bool = False) -> pb.RevokeIssuerAttestationsResponse:
+    return pb.RevokeIssuerAttestationsResponse(
+        looked_at=progress.looked_at,
+        revoked=progress.revoked,
+        already_revoked=progress.already_revoked,
+        done=done,
+    )
+
+
+def _log_revoked(id_: UUID, at: int, now: int, note: Note) -> None:
+    if at == now:  # else it was revoked before, and logged then
+        log.info(
+            "attestation.revoked",
+            id=str(id_),
+            by=note.by,
+            authority=note.authority,
+            reason=note.reason,
         )

@@ -12,14 +12,15 @@ from exchange import status, views
 from exchange.attestations import AttestationVerifier
 from exchange.errors import TongxingError
 from exchange.publication import read_document
-from exchange.recognition import Decision, Reply, recognize
+from exchange.recognition import Decision, Reply, never, recognize
+from exchange.statuslist import StatusReference
 from exchange.subjects import Document
 from exchange.v1 import recognition_service_pb2 as pb
 from exchange.v1 import types_pb2
 from nodes.call import Call
-from nodes.peers.fetch import Peers
+from nodes.peers.lookup import Found, Lookup
 from nodes.services.validation import check
-from nodes.store.attestations import AttestationStore
+from nodes.store.attestations import AttestationStore, Held
 from nodes.subjects import SubjectKeys
 from nodes.trust import TrustKeeper
 
@@ -32,7 +33,11 @@ _BREATH = 16
 
 
 class RecognitionService:
-    """Asks its own store and all peers at once, verifies, applies the rules."""
+    """Asks its own store and those peers that can know, verifies, applies the rules.
+
+    :param lookup: what the other provinces hold.
+    :param revoked: whether the place where an attestation's status stands is known as revoked.
+    """
 
     descriptor = pb.DESCRIPTOR.services_by_name["RecognitionService"]
 
@@ -41,19 +46,23 @@ class RecognitionService:
         *,
         province: str,
         store: AttestationStore,
-        peers: Peers,
+        lookup: Lookup,
         verifier: AttestationVerifier,
         trust: TrustKeeper,
         subjects: SubjectKeys,
         clock: Callable[[], datetime],
+        revoked: Callable[[StatusReference], bool] = never,
     ) -> None:
         self._province = province
         self._store = store
-        self._peers = peers
+        self._lookup = lookup
+        self._revoked = revoked
         self._verifier = verifier
         self._trust = trust
         self._subjects = subjects
         self._clock = clock
+        self._nothing: dict[str, tuple[Found, Reply]] = {}
+        """By province what was last made of its "no record": the same for all of its strangers."""
 
     async def recognize(self, request: pb.RecognizeRequest, call: Call) -> pb.RecognizeResponse:
         """Decide for one holder."""
@@ -94,7 +103,7 @@ class RecognitionService:
         tokens = [[document.token(key) for key in keys] for document in documents]
         flat = [token for group in tokens for token in group]
         own, others = await asyncio.gather(
-            self._own(flat), self._peers.fetch(flat, call, self._trust.current())
+            self._own(flat), self._lookup.lookup(flat, call, self._trust.current())
         )
         # Taken after the waiting: a key revoked meanwhile is revoked.
         trust, now = self._trust.current(), self._clock()
@@ -106,14 +115,7 @@ class RecognitionService:
             at = index * len(keys)
             decisions.append(
                 recognize(
-                    [
-                        reply
-                        if isinstance(reply, Reply)
-                        else Reply(
-                            code, [r for records in reply[at : at + len(group)] for r in records]
-                        )
-                        for code, reply in sent
-                    ],
+                    [self._reply(code, found[at : at + len(group)]) for code, found in sent],
                     tokens=group,
                     province=self._province,
                     rules=self._trust.rules,
@@ -121,11 +123,42 @@ class RecognitionService:
                     verifier=self._verifier,
                     now=now,
                     complete=complete,
+                    revoked=self._revoked,
                 )
             )
         return decisions
 
-    async def _own(self, tokens: Sequence[bytes]) -> list[list[bytes]]:
+    async def _own(self, tokens: Sequence[bytes]) -> list[Found]:
         if len(tokens) == 1:
-            return [await self._store.lookup(tokens[0])]
-        return await self._store.lookup_many(tokens)
+            return [_held(await self._store.lookup(tokens[0]))]
+        return [_held(held) for held in await self._store.lookup_many(tokens)]
+
+    def _reply(self, province: str, found: Sequence[Found]) -> Reply:
+        """What a province sent of one holder, whom it may know by several tokens."""
+        first = found[0]
+        says = first.signed or first.revoked or first.as_of is None
+        if says or any(each is not first for each in found):
+            return _joined(province, found)
+        known = self._nothing.get(province)
+        if known is None or known[0] is not first:
+            known = self._nothing[province] = first, _joined(province, found)
+        return known[1]
+
+
+def _held(held: Held) -> Found:
+    return Found(held.signed, held.revoked)
+
+
+def _joined(province: str, found: Sequence[Found]) -> Reply:
+    """One reply of several: whole only if all are, and as old as the oldest that says anything."""
+    telling = [each for each in found if each.signed or each.revoked] or found
+    signed = [each.signed for each in found if each.signed is not None]
+    return Reply(
+        province,
+        [one for each in signed for one in each] if len(signed) == len(found) else None,
+        revoked=[one for each in found for one in each.revoked],
+        as_of=min((each.as_of for each in telling if each.as_of is not None), default=None),
+        calls=max(each.calls for each in found),
+        circuit_open=any(each.circuit_open for each in found),
+        readable=all(each.readable for each in found),
+    )

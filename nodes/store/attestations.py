@@ -1,12 +1,17 @@
 """The attestations that a province holds, in Valkey (design.md §7).
 
 ``s:{token}``
-    a hash a subject: field = the attestation's id, value = its signed bytes or its tombstone
-    (0x00 and the second of its revocation), each field with its own expiry. One read brings all
-    that a holder has, and the server forgets by itself.
+    a hash a subject: field = the attestation's id, value = its signed bytes, each field with its
+    own expiry. One read brings all that a holder has, and the server forgets by itself. What is
+    revoked has a tombstone before its signed bytes: 0x00, the second (8, big-endian), a length (2)
+    and that many bytes of JSON that say why.
 ``a:{id}``
-    one immutable record an id: whose it is. It is claimed before the hash is written, so that an
-    id names one fact for ever; a crash between the two is healed by publishing again.
+    one record an id: whose it is, and which places of status lists it was given. It is claimed
+    before the hash is written, so that an id names one fact for ever; a crash between the two is
+    healed by publishing again. Only places are ever added, before anything that bears them.
+
+Whoever follows the changes hears of them by `nodes.store.changes`; what is revoked is also set in
+the status lists (`nodes.store.statuses`), in the same batch.
 
 The braces keep the keys of one id, or of one subject, on one server of a cluster.
 """
@@ -14,6 +19,7 @@ The braces keep the keys of one id, or of one subject, on one server of a cluste
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -23,23 +29,39 @@ import structlog
 from exchange import attestations, cose
 from exchange.errors import (
     IdTakenError,
+    InternalError,
     InvalidFieldError,
     NotFoundError,
     RevokedError,
     StoreUnavailableError,
     TongxingError,
 )
+from exchange.presence import subject_of
+from exchange.statuslist import LIST_SIZE
+from nodes.store import statuses
+from nodes.store.changes import journal, note_published, note_revoked
 from nodes.store.connection import Connection
-from nodes.store.writer import BatchWriter
+from nodes.store.writer import BatchWriter, Change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
     from datetime import datetime
 
+    from exchange.attestations import Attestation
     from exchange.facts import Kind
+    from nodes.store.answers import PeerAnswers
     from nodes.store.connection import Command
 
-__all__ = ["AttestationStore", "NewRecord", "Published", "Record"]
+__all__ = [
+    "AttestationStore",
+    "Held",
+    "NewRecord",
+    "Note",
+    "Progress",
+    "Published",
+    "Record",
+    "Revocation",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -51,11 +73,18 @@ SUBJECTS_AT_ONCE: Final = b"50"
 TOMBSTONE: Final = b"\x00"
 """What a revoked attestation's value begins with; no COSE_Sign1 does (CBOR 0x00 is a number)."""
 
+SUBJECTS_IN_BULK: Final = b"1000"
+"""The same where only the keys are wanted."""
+
+PROGRESS: Final = 1000
+"""Attestations looked at between two words of how far it has come."""
+
 REVOKE: Final = b"""\
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 if held and string.byte(held, 1) == 0 then return held end
-redis.call('HSETEX', KEYS[1], 'EXAT', ARGV[3], 'FIELDS', 1, ARGV[1], ARGV[2])
-return ARGV[2]
+local ended = ARGV[2] .. (held or '')
+redis.call('HSETEX', KEYS[1], 'EXAT', ARGV[3], 'FIELDS', 1, ARGV[1], ended)
+return ended
 """
 """Read and replace in one step: of two revocations the first stays, also of two processes'."""
 
@@ -67,6 +96,15 @@ return ARGV[3]
 """
 """A revocation that came between stays."""
 
+ADOPT: Final = b"""\
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+return redis.call('APPEND', KEYS[1], ARGV[1])
+"""
+"""A record that ended meanwhile does not come back without its expiry."""
+
+RECORD_BYTES: Final = 94
+PLACE_BYTES: Final = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -76,17 +114,31 @@ class Record:
     :param digest: 32 bytes, of the content: equal for what counts as the same fact.
     :param expires: Unix seconds.
     :param token: the subject token, 36 bytes.
+    :param places: a status list's number and an index there, for each time that it was signed with
+        a new one; all of them are revoked with it.
     """
 
     issuer: str
     digest: bytes
     expires: int
     token: bytes = field(repr=False)
+    places: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """The newest place; None where it has none."""
+        return self.places[-1] if self.places else None
 
     def encode(self) -> bytes:
-        """Give the stored form, 94 bytes: issuer, digest, expiry (8, big-endian), token."""
+        """Give the stored form: issuer, digest, expiry (8, big-endian), token; 8 bytes a place."""
         return b"".join(
-            (self.issuer.encode("ascii"), self.digest, self.expires.to_bytes(8, "big"), self.token)
+            (
+                self.issuer.encode("ascii"),
+                self.digest,
+                self.expires.to_bytes(8, "big"),
+                self.token,
+                *map(_packed, self.places),
+            )
         )
 
     @classmethod
@@ -95,13 +147,26 @@ class Record:
 
         :raises StoreUnavailableError: something else stands there.
         """
-        if len(stored) != 94 or not stored[:18].isascii():
+        places, rest = divmod(len(stored) - RECORD_BYTES, PLACE_BYTES)
+        if places < 0 or rest or not stored[:18].isascii():
             raise StoreUnavailableError(
                 "something else stands where an attestation's record should be",
                 remedy="give the node a database of its own",
             )
         expires = int.from_bytes(stored[50:58], "big")
-        return cls(stored[:18].decode("ascii"), stored[18:50], expires, stored[58:])
+        return cls(
+            stored[:18].decode("ascii"),
+            stored[18:50],
+            expires,
+            stored[58:RECORD_BYTES],
+            tuple(
+                (
+                    int.from_bytes(stored[at : at + 4], "big"),
+                    int.from_bytes(stored[at + 4 : at + PLACE_BYTES], "big"),
+                )
+                for at in range(RECORD_BYTES, len(stored), PLACE_BYTES)
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +179,7 @@ class NewRecord:
     :param digest: 32 bytes, of the content: equal for what counts as the same fact.
     :param expires: Unix seconds, in the future: what is past, the server forgets at once.
     :param signed: the COSE_Sign1 bytes.
+    :param place: the status list's number and the index there that the signed bytes name.
     :raises InvalidFieldError: another shape.
     """
 
@@ -123,6 +189,7 @@ class NewRecord:
     digest: bytes
     expires: int
     signed: bytes = field(repr=False)
+    place: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         lengths = (len(self.id), len(self.token), len(self.issuer), len(self.digest))
@@ -132,6 +199,15 @@ class NewRecord:
             raise InvalidFieldError("no Unix time", field="expires")
         if not self.signed or self.signed.startswith(TOMBSTONE):
             raise InvalidFieldError("no COSE_Sign1", field="signed")
+        if self.place is not None:
+            number, index = self.place
+            if not (0 <= number < 1 << 32 and 0 <= index < LIST_SIZE):
+                raise InvalidFieldError("no place of a status list", field="place")
+
+    def record(self) -> Record:
+        """Whose the id is to be."""
+        places = () if self.place is None else (self.place,)
+        return Record(self.issuer, self.digest, self.expires, self.token, places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,37 +218,124 @@ class Published:
     already: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a subject has, in no order.
+
+    :param signed: the signed bytes of live attestations.
+    :param revoked: those of revoked ones that have not ended yet, as they were signed.
+    """
+
+    signed: list[bytes] = field(repr=False)
+    revoked: list[bytes] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Why something is revoked.
+
+    :param reason: 撤销原因.
+    :param authority: who ordered it (决定机构), or "".
+    :param by: the caller that did it.
+    """
+
+    reason: str = ""
+    authority: str = ""
+    by: str = ""
+
+
+NO_NOTE: Final = Note()
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What a tombstone says.
+
+    :param at: Unix seconds.
+    :param signed: the attestation as it was signed; b"" where its publication never finished.
+    """
+
+    at: int
+    note: Note
+    signed: bytes = field(repr=False)
+
+    def header(self) -> bytes:
+        """Give what stands before the signed bytes.
+
+        :raises InvalidFieldError: the note is longer than 64 KiB.
+        """
+        note = {
+            "reason": self.note.reason,
+            "authority": self.note.authority,
+            "by": self.note.by,
+        }
+        text = json.dumps(note, ensure_ascii=False).encode()
+        if len(text) >= 1 << 16:
+            raise InvalidFieldError("too long", field="reason")
+        return TOMBSTONE + self.at.to_bytes(8, "big") + len(text).to_bytes(2, "big") + text
+
+    @classmethod
+    def decode(cls, stored: bytes) -> Revocation:
+        """Read a value that begins with a tombstone.
+
+        :raises StoreUnavailableError: something else stands there.
+        """
+        end = 11 + int.from_bytes(stored[9:11], "big")
+        try:
+            note = Note(**json.loads(stored[11:end]))
+        except (ValueError, TypeError):
+            raise StoreUnavailableError(
+                "something else stands where a revocation should be",
+                remedy="give the node a database of its own",
+            ) from None
+        return cls(int.from_bytes(stored[1:9], "big"), note, stored[end:])
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a walk has come: attestations looked at, and of these revoked now and before."""
+
+    looked_at: int
+    revoked: int
+    already_revoked: int
+
+
 class AttestationStore:
     """Reads go over one connection, writes over another; both come back by themselves.
 
     Every method raises StoreUnavailableError, within seconds, where the store does not answer.
     """
 
-    def __init__(self, reads: Connection, writes: BatchWriter) -> None:
-        self._reads = reads
-        self._writes = writes
+    def __init__(self, reads: Connection, writes: BatchWriter, province: str = "") -> None:
+        self.reads = reads
+        """What `nodes.store.answers` and `nodes.store.statuses` share."""
+        self.writes = writes
+        """What `nodes.store.statuses` shares."""
+        self._province = province
 
     @classmethod
-    async def open(cls, url: str) -> AttestationStore:
+    async def open(cls, url: str, province: str = "") -> AttestationStore:
         """Connect, and see that the server keeps what it is given.
 
         :param url: `nodes.store.address.StoreAddress.parse` has the forms.
+        :param province: the GB/T 2260 code of the province whose attestations these are; without
+            it nothing can be published that has a place in a status list.
         :raises InvalidFieldError: the URL (field ``store.url``).
         :raises StoreUnavailableError: no answer; no HSETEX; no append-only file; it may evict.
         """
         reads = await Connection.open(url)
         try:
             await _check(reads)
-            writes = await BatchWriter.open(url)
+            writes = await BatchWriter.open(url, journal)
         except BaseException:
             await reads.close()
             raise
-        return cls(reads, writes)
+        return cls(reads, writes, province)
 
     async def close(self) -> None:
         """Take no more writes, finish those that wait, disconnect."""
-        await self._writes.close()
-        await self._reads.close()
+        await self.writes.close()
+        await self.reads.close()
 
     async def publish(self, new: NewRecord) -> Published:
         """Store an attestation; it is on disk when this returns. Publishing again is no error.
@@ -183,20 +346,32 @@ class AttestationStore:
         :raises RevokedError: it was revoked.
         :raises StoreUnavailableError: perhaps stored, perhaps not: publish again.
         """
-        record = Record(new.issuer, new.digest, new.expires, new.token)
+        record = self._placed(new)
         key = _subject_key(new.token)
+        note = note_published(subject_of(new.token))
+        read = (b"HGET", key, new.id)
 
-        def change(holder: bytes | None) -> Command:
+        def change(holder: bytes | None) -> Change:
             # The field must not outlive its record, or nobody could revoke it any more.
-            expires = new.expires if holder is None else _same(holder, record).expires
+            expires = new.expires
+            if holder is not None:
+                there = _same(holder, record)
+                if not _bears(there, new):
+                    return Change((read,), note)
+                expires = there.expires
             until = b"%d" % expires
-            return (b"HSETEX", key, b"FNX", b"EXAT", until, b"FIELDS", b"1", new.id, new.signed)
+            write = (b"HSETEX", key, b"FNX", b"EXAT", until, b"FIELDS", b"1", new.id, new.signed)
+            return Change((write,), note)
 
         claim = (b"SET", _record_key(new.id), record.encode())
         until = b"%d" % new.expires
-        if await self._writes.submit((*claim, b"NX", b"GET", b"EXAT", until), change) == 1:
+        reply = await self.writes.submit((*claim, b"NX", b"GET", b"EXAT", until), change)
+        if reply is None:  # a publication with another place never finished
+            await self._adopt(new)
+            return await self.publish(new)
+        if reply == 1:
             return Published(new.signed, already=False)
-        stored = await self._reads.execute(b"HGET", key, new.id)
+        stored = await self.reads.execute(*read) if reply == 0 else reply
         if stored is None:
             raise StoreUnavailableError("the attestation expired as it was stored")
         return Published(_live(stored), already=True)
@@ -210,37 +385,115 @@ class AttestationStore:
         :raises RevokedError: it was revoked.
         :raises StoreUnavailableError: perhaps replaced, perhaps not; or it expired meanwhile.
         """
-        record = Record(new.issuer, new.digest, new.expires, new.token)
+        record = self._placed(new)
         key = _subject_key(new.token)
+        note = note_published(subject_of(new.token))
 
-        def change(holder: bytes | None) -> Command:
+        def change(holder: bytes | None) -> Change:
             expires = new.expires if holder is None else _same(holder, record).expires
             until = b"%d" % expires
-            return (b"EVAL", REPLACE, b"1", key, new.id, old, new.signed, until)
+            return Change(((b"EVAL", REPLACE, b"1", key, new.id, old, new.signed, until),), note)
 
-        stored = await self._writes.submit((b"GET", _record_key(new.id)), change)
+        await self._adopt(new)
+        stored = await self.writes.submit((b"GET", _record_key(new.id)), change)
         if stored is None:
             raise StoreUnavailableError("the attestation expired as it was stored")
         return _live(stored)
 
-    async def revoke(self, id_: bytes, issuer: str, at: int) -> int:
-        """End an attestation for good; on disk when this returns.
+    async def revoke(self, id_: bytes, issuer: str | None, at: int, note: Note = NO_NOTE) -> int:
+        """End an attestation for good, also in its status list; on disk when this returns.
 
         :param id_: 16 bytes.
         :param issuer: the caller's credit code; another's attestation looks as if there were none.
+            None: an admin, who may end any.
         :param at: now, in Unix seconds.
         :return: the Unix second of the first revocation, which a later one never changes.
         :raises NotFoundError: no live attestation of this issuer bears the id.
+        :raises InvalidFieldError: the note is longer than 64 KiB.
+        :raises StoreUnavailableError: perhaps revoked, perhaps not: revoke again.
         """
+        key = _record_key(id_)
+        header = Revocation(at, note, b"").header()
+        seen: bytes | None = None
 
-        def change(holder: bytes | None) -> Command:
+        def change(holder: bytes | None) -> Change:
+            nonlocal seen
+            seen = holder
             record = _own(holder, issuer)
-            tombstone = TOMBSTONE + at.to_bytes(8, "big")
+            self._check_lists(record)
             until = b"%d" % record.expires
-            return (b"EVAL", REVOKE, b"1", _subject_key(record.token), id_, tombstone, until)
+            end = (b"EVAL", REVOKE, b"1", _subject_key(record.token), id_, header, until)
+            marks = statuses.mark(self._province, record.places, record.expires)
+            subject = subject_of(record.token)
+            notes = [note_revoked(subject, id_, place) for place in record.places or (None,)]
+            return Change((end, *marks), b"".join(notes))
 
-        stored = await self._writes.submit((b"GET", _record_key(id_)), change)
-        return int.from_bytes(stored[1:], "big")
+        while True:
+            stored = await self.writes.submit((b"GET", key), change)
+            # A publication may have added a place since its record was read, but adds none more.
+            if await self.reads.execute(b"GET", key) in {seen, None}:
+                return int.from_bytes(stored[1:9], "big")
+
+    async def revoke_many(
+        self, ids: Sequence[bytes], issuer: str | None, at: int, note: Note = NO_NOTE
+    ) -> list[int | TongxingError]:
+        """Do `revoke` for many at once.
+
+        :return: for each id, in their order, what `revoke` would have given or raised.
+        """
+        found = await asyncio.gather(
+            *(self.revoke(each, issuer, at, note) for each in ids), return_exceptions=True
+        )
+        results: list[int | TongxingError] = []
+        for each in found:
+            if isinstance(each, BaseException) and not isinstance(each, TongxingError):
+                raise each
+            results.append(each)
+        return results
+
+    async def revoke_issuer(
+        self,
+        credit_code: str,
+        wanted: Callable[[Attestation], bool],
+        at: int,
+        note: Note = NO_NOTE,
+        *,
+        validate_only: bool = False,
+    ) -> AsyncIterator[Progress]:
+        """End all that one issuer established and that is wanted: a laboratory's bad batch.
+
+        Goes through the whole store in small steps. What is published meanwhile may be met or not.
+        Begun again after a break, it also repeats those revocations that it finds, for the break
+        may have kept their notes from those who follow the changes.
+
+        :param wanted: says whether an attestation is meant; it runs in a thread.
+        :param at: now, in Unix seconds.
+        :param validate_only: only count.
+        :return: now and then how far it has come, and once at the end.
+        :raises StoreUnavailableError: some are revoked: begin again.
+        """
+        code = credit_code.encode()
+        looked_at = revoked = before = said = 0
+        async for keys in self._subjects(SUBJECTS_AT_ONCE):
+            hits = []
+            for fields in await self.reads.ask([(b"HGETALL", key) for key in keys]):
+                looked_at += len(fields) // 2
+                # Most are other issuers', and decoding costs most.
+                pairs = zip(fields[::2], fields[1::2], strict=True)
+                hits += [(id_, value) for id_, value in pairs if code in value]
+            if hits:
+                met = await asyncio.to_thread(_meant, hits, credit_code, wanted)
+                if not validate_only:
+                    ids = [id_ for id_, _ in met]
+                    for result in await self.revoke_many(ids, credit_code, at, note):
+                        if isinstance(result, StoreUnavailableError):
+                            raise result
+                before += sum(ended for _, ended in met)
+                revoked += sum(not ended for _, ended in met)
+            if looked_at - said >= PROGRESS:
+                said = looked_at
+                yield Progress(looked_at, revoked, before)
+        yield Progress(looked_at, revoked, before)
 
     async def get(self, id_: bytes, issuer: str) -> bytes:
         """Give an attestation's signed bytes.
@@ -248,31 +501,61 @@ class AttestationStore:
         :raises NotFoundError: no live attestation of this issuer bears the id.
         :raises RevokedError: it was revoked.
         """
-        record = _own(await self._reads.execute(b"GET", _record_key(id_)), issuer)
-        stored = await self._reads.execute(b"HGET", _subject_key(record.token), id_)
+        record = _own(await self.reads.execute(b"GET", _record_key(id_)), issuer)
+        stored = await self.reads.execute(b"HGET", _subject_key(record.token), id_)
         if stored is None:
             raise _none()
         return _live(stored)
 
     async def record(self, id_: bytes) -> Record | None:
         """Whose an id is, revoked or not; None where nobody's."""
-        holder = await self._reads.execute(b"GET", _record_key(id_))
+        holder = await self.reads.execute(b"GET", _record_key(id_))
         return None if holder is None else Record.decode(holder)
 
-    async def lookup(self, token: bytes) -> list[bytes]:
-        """Give the signed bytes of a subject's live attestations, in no order.
+    async def revocation(self, id_: bytes) -> Revocation | None:
+        """Why an attestation was revoked; None where it was not, or has ended."""
+        record = await self.record(id_)
+        if record is None:
+            return None
+        stored = await self.reads.execute(b"HGET", _subject_key(record.token), id_)
+        if stored is None or not stored.startswith(TOMBSTONE):
+            return None
+        return Revocation.decode(stored)
+
+    async def lookup(self, token: bytes) -> Held:
+        """Give what a subject has.
 
         :param token: 36 bytes.
         """
-        return _all_live(await self._reads.execute(b"HVALS", _subject_key(token)))
+        return _held(await self.reads.execute(b"HVALS", _subject_key(token)))
 
-    async def lookup_many(self, tokens: Sequence[bytes]) -> list[list[bytes]]:
+    async def lookup_many(self, tokens: Sequence[bytes]) -> list[Held]:
         """Do `lookup` for many at once, in their order."""
-        replies = await self._reads.pipeline([(b"HVALS", _subject_key(each)) for each in tokens])
-        for reply in replies:
-            if isinstance(reply, StoreUnavailableError):
-                raise reply
-        return [_all_live(reply) for reply in replies]
+        return [_held(reply) for reply in await self.reads.ask(_asks(tokens))]
+
+    async def lookup_with(
+        self, answers: PeerAnswers, tokens: Sequence[bytes]
+    ) -> tuple[list[Held], list[dict[str, bytes]]]:
+        """Do `lookup_many`, and get what is kept of peers' answers on the same, in one round trip.
+
+        :param answers: those that share this store's connection.
+        :return: for each token what this province holds, and the answers by province.
+        """
+        subjects = [subject_of(token) for token in tokens]
+        replies = await self.reads.ask([*_asks(tokens), *answers.asks(subjects)])
+        own = len(tokens)
+        return list(map(_held, replies[:own])), answers.read(subjects, replies[own:])
+
+    async def scan_subjects(self) -> AsyncIterator[bytes]:
+        """Give the fingerprints of all subjects of whom anything is held, also revoked.
+
+        Who is there throughout is given at least once.
+
+        :return: a step at a time, 8 bytes each, one after another.
+        """
+        async for keys in self._subjects(SUBJECTS_IN_BULK):
+            if keys:
+                yield b"".join([subject_of(key[3:-1]) for key in keys])
 
     async def census(
         self, judge: Callable[[bytes, datetime], _T]
@@ -287,19 +570,44 @@ class AttestationStore:
         :return: a number for each kid, kind and answer of the judge.
         """
         found: Counter[tuple[bytes, Kind, _T]] = Counter()
+        async for keys in self._subjects(SUBJECTS_AT_ONCE):
+            replies = await self.reads.ask([(b"HVALS", key) for key in keys])
+            if signed := [each for reply in replies for each in _held(reply).signed]:
+                found.update(await asyncio.to_thread(_tally, signed, judge))
+        return found
+
+    async def _subjects(self, step: bytes) -> AsyncIterator[Collection[bytes]]:
         cursor = b"0"
         while True:
-            cursor, keys = await self._reads.execute(
-                *(b"SCAN", cursor, b"MATCH", b"s:{*}", b"COUNT", SUBJECTS_AT_ONCE)
+            cursor, keys = await self.reads.execute(
+                *(b"SCAN", cursor, b"MATCH", b"s:{*}", b"COUNT", step)
             )
-            replies = await self._reads.pipeline([(b"HVALS", key) for key in set(keys)])
-            for reply in replies:
-                if isinstance(reply, StoreUnavailableError):
-                    raise reply
-            if signed := [each for reply in replies for each in _all_live(reply)]:
-                found.update(await asyncio.to_thread(_tally, signed, judge))
+            yield set(keys)
             if cursor == b"0":
-                return found
+                return
+
+    def _placed(self, new: NewRecord) -> Record:
+        record = new.record()
+        self._check_lists(record)
+        return record
+
+    def _check_lists(self, record: Record) -> None:
+        if record.places and not self._province:
+            raise InternalError("the store was opened for no province, and so for no status list")
+
+    async def _adopt(self, new: NewRecord) -> None:
+        """Give a record that is there the place of what is to stand in the hash."""
+        record = self._placed(new)
+        key = _record_key(new.id)
+
+        def change(holder: bytes | None) -> Change:
+            if holder is None:
+                raise StoreUnavailableError("the attestation expired as it was stored")
+            if _bears(_same(holder, record), new) or new.place is None:
+                return Change(((b"EXISTS", key),))
+            return Change(((b"EVAL", ADOPT, b"1", key, _packed(new.place)),))
+
+        await self.writes.submit((b"GET", key), change)
 
 
 def _tally(
@@ -307,14 +615,9 @@ def _tally(
 ) -> Counter[tuple[bytes, Kind, _T]]:
     found: Counter[tuple[bytes, Kind, _T]] = Counter()
     for each in signed:
-        try:
-            message = cose.parse(each, cose.ObjectType.ATTESTATION)
-            attestation = attestations.decode(message.payload)
-        except TongxingError as error:
-            log.warning("store.unreadable", why=str(error))  # nobody would accept it
-            continue
-        kind = attestation.fact.kind
-        found[message.kid, kind, judge(message.kid, attestation.issued_at)] += 1
+        if (decoded := _decoded(each)) is not None:
+            kid, attestation = decoded
+            found[kid, attestation.fact.kind, judge(kid, attestation.issued_at)] += 1
     return found
 
 
@@ -326,8 +629,61 @@ def _record_key(id_: bytes) -> bytes:
     return b"a:{%b}" % id_
 
 
-def _all_live(values: Iterable[bytes]) -> list[bytes]:
-    return [value for value in values if not value.startswith(TOMBSTONE)]
+def _packed(place: tuple[int, int]) -> bytes:
+    return place[0].to_bytes(4, "big") + place[1].to_bytes(4, "big")
+
+
+def _bears(record: Record, new: NewRecord) -> bool:
+    return new.place is None or new.place in record.places
+
+
+def _asks(tokens: Iterable[bytes]) -> list[Command]:
+    return [(b"HVALS", _subject_key(token)) for token in tokens]
+
+
+def _held(values: list[bytes]) -> Held:
+    for value in values:
+        if value.startswith(TOMBSTONE):
+            break
+    else:
+        return Held(values, [])
+    ended = [_behind(value) for value in values if value.startswith(TOMBSTONE)]
+    live = [value for value in values if not value.startswith(TOMBSTONE)]
+    return Held(live, [signed for signed in ended if signed])
+
+
+def _behind(tombstone: bytes) -> bytes:
+    return tombstone[11 + int.from_bytes(tombstone[9:11], "big") :]
+
+
+def _meant(
+    values: Iterable[tuple[bytes, bytes]],
+    credit_code: str,
+    wanted: Callable[[Attestation], bool],
+) -> list[tuple[bytes, bool]]:
+    """Those ids that are meant, and whether they are revoked already."""
+    met = []
+    for id_, value in values:
+        ended = value.startswith(TOMBSTONE)
+        signed = _behind(value) if ended else value
+        if not signed:
+            continue
+        attestation = _decoded(signed)
+        if attestation is None or attestation[1].issuer.credit_code != credit_code:
+            continue
+        if wanted(attestation[1]):
+            met.append((id_, ended))
+    return met
+
+
+def _decoded(signed: bytes) -> tuple[bytes, Attestation] | None:
+    """A kid and what was signed with it; None where nobody would accept it."""
+    try:
+        message = cose.parse(signed, cose.ObjectType.ATTESTATION)
+        return message.kid, attestations.decode(message.payload)
+    except TongxingError as error:
+        log.warning("store.unreadable", why=str(error))
+        return None
 
 
 def _live(value: bytes) -> bytes:
@@ -345,8 +701,11 @@ def _same(holder: bytes, mine: Record) -> Record:
     return there
 
 
-def _own(holder: bytes | None, issuer: str) -> Record:
-    if holder is None or (record := Record.decode(holder)).issuer != issuer:
+def _own(holder: bytes | None, issuer: str | None) -> Record:
+    if holder is None:
+        raise _none()
+    record = Record.decode(holder)
+    if issuer is not None and record.issuer != issuer:
         raise _none()
     return record
 
@@ -357,12 +716,9 @@ def _none() -> NotFoundError:
 
 async def _check(reads: Connection) -> None:
     """Refuse a server that would forget what it has acknowledged."""
-    known, *sections = await reads.pipeline(
+    known, *sections = await reads.ask(
         [(b"COMMAND", b"INFO", b"HSETEX"), (b"INFO", b"persistence"), (b"INFO", b"memory")]
     )
-    for reply in (known, *sections):
-        if isinstance(reply, StoreUnavailableError):
-            raise reply
     info = dict(line.split(b":", 1) for line in b"".join(sections).split(b"\r\n") if b":" in line)
     if not known or not known[0]:
         raise StoreUnavailableError(

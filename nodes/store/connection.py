@@ -195,6 +195,8 @@ class Connection:
         self._wire: _Wire | None = None
         self._closed = False
         self._returning: asyncio.Task[None] | None = None
+        self.lives = 0
+        """How often it was made. A server that came back may have lost the last that it heard."""
 
     @classmethod
     async def open(cls, url: str, *, reply_seconds: float = 2.0) -> Connection:
@@ -239,6 +241,18 @@ class Connection:
             return self._down()
         return self._wire.pipeline(commands)
 
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Do `pipeline` where all must be done.
+
+        :return: a reply for each command.
+        :raises StoreUnavailableError: one was refused, though others may be done; or no answer.
+        """
+        replies = await self.pipeline(commands)
+        for reply in replies:
+            if isinstance(reply, StoreUnavailableError):
+                raise reply
+        return replies
+
     def _down(self) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
         future.set_exception(
@@ -252,6 +266,7 @@ class Connection:
             raise StoreUnavailableError(f"the store at {self._address} closed the connection")
         wire.on_lost = self._on_lost
         self._wire = wire
+        self.lives += 1
 
     async def _dial(self) -> _Wire:
         address = self._address

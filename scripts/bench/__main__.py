@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scripts.bench import bare, served, trust
+from scripts.bench import bare, country, presence, served, trust
 from scripts.bench.field import HOME, Field
 from scripts.bench.load import Load
 from scripts.bench.measure import Figure
@@ -46,13 +46,18 @@ class Bench:
             "verify": lambda case: bare.verify(case, rounds, seconds),
             "rules": lambda case: bare.rules(case, rounds, seconds),
             "trust": lambda case: trust.refreshes(case, rounds),
+            "presence": lambda case: presence.presence(case, self._directory()),
+            "exchange": lambda case: country.country(case, self._directory()),
         }
+
+    def _directory(self) -> Path:
+        scratch = self._stack.enter_context(tempfile.TemporaryDirectory())
+        return Path(scratch) / "exchange"
 
     def _field(self, provinces: tuple[str, ...]) -> Field:
         """The exchange of some provinces, started when it is first asked for."""
         if provinces not in self._fields:
-            directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-            field = Field(directory / "exchange", self._load(), provinces, provinces[0])
+            field = Field(self._directory(), self._load(), provinces, provinces[0])
             self._stack.callback(field.stop)
             field.start()
             self._fields[provinces] = field

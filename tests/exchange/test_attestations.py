@@ -13,7 +13,7 @@ from cwt import COSE, COSEKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchange import attestations, cbor, cose
+from exchange import attestations, cbor, cose, views
 from exchange.attestations import CLOCK_SKEW, LIFE, AttestationVerifier, check_colour
 from exchange.cose import ObjectType
 from exchange.errors import (
@@ -29,6 +29,7 @@ from exchange.errors import (
 )
 from exchange.facts import Colour, Fact, HealthCodeStatus, NucleicAcidTest, TestResult, Vaccination
 from exchange.keys import Algorithm, PrivateKey
+from exchange.statuslist import LIST_SIZE, StatusReference
 from exchange.subjects import DocumentType
 from exchange.trust.profile import KeyState
 
@@ -40,6 +41,14 @@ WHY = ("reason", "legal_basis", "assigned_by", "guidance")
 every_algorithm = pytest.mark.parametrize("algorithm", Algorithm, ids=lambda a: a.name)
 classical = pytest.mark.parametrize(
     "algorithm", [Algorithm.ES256, Algorithm.EDDSA], ids=lambda a: a.name
+)
+
+
+PLACES = st.builds(
+    StatusReference,
+    st.just(SICHUAN),
+    st.integers(0, (1 << 32) - 1),
+    st.integers(0, LIST_SIZE - 1),
 )
 
 
@@ -75,7 +84,11 @@ def test_what_a_province_signs_is_read_again(
         value for name in type(fact).__slots__ if isinstance(value := getattr(fact, name), datetime)
     )
     attestation = world.attestation(fact, issued_at=latest)
-    attestation = replace(attestation, supersedes=data.draw(st.none() | st.just(world.id())))
+    attestation = replace(
+        attestation,
+        supersedes=data.draw(st.none() | st.just(world.id())),
+        status=data.draw(st.none() | PLACES),
+    )
     assert attestations.decode(attestations.encode(attestation)) == attestation
 
 
@@ -136,10 +149,96 @@ def test_we_verify_what_cwt_signs(world: Any, algorithm: Algorithm) -> None:
 
 def test_claims_of_a_later_version_are_passed_over(world: Any) -> None:
     claims = claims_of(world)
-    claims |= {65535: {"status_list": {"idx": 1}}, "next": None}
+    claims |= {65535: {"identifier_list": {"id": b"1"}}, "next": None}
     claims[-70001]["lab_method"] = "RT-PCR"
     claims[-70002]["portrait"] = b""
     assert decode(claims).province == SICHUAN
+    assert decode(claims).status is None
+
+
+# The status claim.
+
+PLACE = StatusReference(SICHUAN, 12, 200_000)
+
+
+def with_status(world: Any, **changes: Any) -> dict[Any, Any]:
+    claims = claims_of(world, status=PLACE)
+    claims[65535]["status_list"] |= changes
+    return claims
+
+
+def test_the_status_claim_is_written_as_the_draft_has_it_and_read_again(world: Any) -> None:
+    attestation = world.attestation(status=PLACE)
+    claims = cbor.decode_map(attestations.encode(attestation))
+    uri = "spiffe://510000.tongxing/statuslists/12"
+    assert claims[65535] == {"status_list": {"idx": 200_000, "uri": uri}}
+    assert decode(claims) == attestation
+    assert 65535 not in claims_of(world)
+    assert decode(claims_of(world)).status is None
+
+
+def test_members_of_the_status_claim_that_come_later_are_passed_over(world: Any) -> None:
+    claims = with_status(world, later=1)
+    claims[65535]["identifier_list"] = {}
+    assert decode(claims).status == PLACE
+
+
+def test_a_status_in_another_provinces_list_is_refused(world: Any) -> None:
+    claims = with_status(world, uri="spiffe://440000.tongxing/statuslists/12")
+    refused(MalformedObjectError, "status.status_list.uri", decode, claims)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        None,
+        12,
+        b"spiffe://510000.tongxing/statuslists/12",
+        "",
+        "https://510000.tongxing/statuslists/12",
+        "spiffe://510000.tongxing/statuslists/",
+        "spiffe://510000.tongxing/statuslists/012",
+        "spiffe://510000.tongxing/statuslists/-1",
+        "spiffe://510000.tongxing/statuslists/12/",
+        "spiffe://510000.tongxing/statuslists/12?x",
+        "spiffe://510000.tongxing/statuslists/12\n",
+        "spiffe://510000.tongxing/statuslists/１２",
+        "spiffe://510000.tongxing/statuslists/4294967296",
+        "spiffe://510000.tongxing:1/statuslists/12",
+        "spiffe://a@510000.tongxing/statuslists/12",
+        "spiffe://999999.tongxing/statuslists/12",
+        "SPIFFE://510000.tongxing/statuslists/12",
+        "spiffe://510000.tongxing/statuslists/12" + "0" * 60_000,
+    ],
+)
+def test_a_status_whose_uri_is_no_lists_is_refused(world: Any, uri: Any) -> None:
+    claims = with_status(world, uri=uri)
+    refused(MalformedObjectError, "status.status_list.uri", decode, claims)
+
+
+@pytest.mark.parametrize("index", [None, -1, 1 << 18, 1 << 63, True, 1.0, "1", [1]])
+def test_a_status_whose_index_is_no_place_is_refused(world: Any, index: Any) -> None:
+    refused(MalformedObjectError, "status.status_list.idx", decode, with_status(world, idx=index))
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [], b""])
+def test_a_status_that_is_no_map_is_refused(world: Any, value: Any) -> None:
+    claims = claims_of(world)
+    refused(MalformedObjectError, "status", decode, {**claims, 65535: value})
+    inner = {**claims, 65535: {"status_list": value}}
+    refused(MalformedObjectError, "status.status_list", decode, inner)
+
+
+def test_the_digest_leaves_the_status_out(world: Any) -> None:
+    once = world.attestation()
+    for place in (PLACE, replace(PLACE, index=1)):
+        assert attestations.digest(replace(once, status=place)) == attestations.digest(once)
+
+
+def test_the_view_shows_the_status(world: Any) -> None:
+    shown = views.attestation_to_proto(b"", world.attestation(status=PLACE))
+    assert (shown.status.uri, shown.status.index) == (PLACE.uri, 200_000)
+    assert not views.attestation_to_proto(b"", world.attestation()).HasField("status")
 
 
 def test_the_digest_is_of_what_was_said_and_not_of_when_it_was_signed(world: Any) -> None:
@@ -311,7 +410,7 @@ def test_mutated_claims_are_refused_by_name_and_never_crash(
 ) -> None:
     claims = claims_of(world, fact=data.draw(facts))
     for _ in range(data.draw(st.integers(1, 3))):
-        inner, names = claims, [1, 2, 4, 5, 6, 7, -70001, -70002]
+        inner, names = claims, [1, 2, 4, 5, 6, 7, 65535, -70001, -70002]
         if isinstance(claims.get(-70001), dict) and data.draw(st.booleans()):
             inner = claims[-70001]
             names = [*inner, "supersedes", "result_at"]

@@ -289,3 +289,55 @@ def test_data_stands_as_of_its_result_where_nothing_else_is_said(world: Any) -> 
     assert draft(world, message(world, fact)).data_as_of == result
     stood = world.now - 2 * HOUR
     assert draft(world, message(world, fact, data_as_of_time=stamp(stood))).data_as_of == stood
+
+
+# Revoking.
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{}",
+        "录错：{}（胡）",
+        "batch 7/{}",
+        "0{}",
+        "2022-01-10 {} 9",
+        "编号{}号",
+    ],
+)
+@pytest.mark.parametrize("spaced", ["{0}{1}{2}", "{0} {1} {2}", "{0}-{1}-{2}", "{0}　{1}·{2}"])
+def test_words_of_a_revocation_that_hold_an_identity_number_are_refused(
+    world: Any, written: str, spaced: str
+) -> None:
+    parts = world.number[:6], world.number[6:14], world.number[14:]
+    words = written.format(spaced.format(*parts))
+    wide = words.translate({ord(c): ord(c) + 0xFEE0 for c in "0123456789X"})
+    for text in (words, wide, words.lower()):
+        for given, field in (((text, ""), "reason"), (("错", text), "authority")):
+            with pytest.raises(InvalidFieldError) as caught:
+                publication.check_revocation(*given, world.now)
+            assert caught.value.field == field
+            assert world.number[6:14] not in str(caught.value)
+
+
+@pytest.mark.parametrize("reason", ["", " ", "—", "……"])
+def test_a_revocation_without_a_reason_is_refused(world: Any, reason: str) -> None:
+    with pytest.raises(InvalidFieldError) as caught:
+        publication.check_revocation(reason, "卫健委", world.now)
+    assert caught.value.field == "reason"
+
+
+def test_numbers_that_are_no_identity_numbers_may_stand_in_a_reason(world: Any) -> None:
+    wrong = world.number[:-1] + ("0" if world.number[-1] != "0" else "1")
+    for reason in ("批次 20220110-0007", world.lab.credit_code, wrong, "x" * 300, "9" * 300):
+        publication.check_revocation(reason, "", world.now)
+
+
+def test_a_range_of_time_is_neither_empty_nor_longer_than_400_days(world: Any) -> None:
+    longest = timedelta(days=400)
+    for span in (SECOND, longest):
+        publication.check_span(world.now, world.now + span, field="end")
+    for span in (-SECOND, timedelta(0), longest + SECOND):
+        with pytest.raises(InvalidFieldError) as caught:
+            publication.check_span(world.now, world.now + span, field="end")
+        assert caught.value.field == "end"

@@ -23,6 +23,7 @@ from exchange.recognition import (
     recognize,
 )
 from exchange.rules import RuleBook
+from exchange.statuslist import StatusReference
 from exchange.trust.profile import KeyState
 from exchange.v1 import recognition_service_pb2 as pb
 
@@ -454,6 +455,190 @@ def test_duplicates_count_once(world: Any) -> None:
     assert decision.rules[0].satisfied_by == (attestation.id,)
 
 
+# Revocation (撤销).
+
+
+def decided_on(world: Any, *, live: Sequence[Any] = (), revoked: Sequence[Any] = ()) -> Decision:
+    signed = [[world.sign(each) for each in some] for some in (live, revoked)]
+    return decide(world, Reply(SICHUAN, signed[0], revoked=signed[1]))
+
+
+def test_revoked_evidence_is_shown_as_revoked_and_never_recognised(world: Any) -> None:
+    attestation = world.attestation()
+    decision = decided_on(world, revoked=[attestation])
+    assert concluded(decision) == "NOT_RECOGNIZED UNSPECIFIED REVOKED"
+    assert decision.reason == Verdict.REVOKED.text
+    assert states(decision) == {SICHUAN: AnswerState.ANSWERED}
+    (piece,) = decision.evidence
+    assert (piece.attestation, piece.verdict) == (attestation, Verdict.REVOKED)
+    assert not any(said.satisfied_by for said in decision.rules)
+
+
+def test_a_revoked_red_is_no_red_and_takes_no_green_away(world: Any) -> None:
+    red, green = world.attestation(world.status("RED")), world.attestation()
+    assert concluded(decided_on(world, revoked=[red])) == "NOT_RECOGNIZED UNSPECIFIED REVOKED"
+    decision = decided_on(world, live=[green], revoked=[red])
+    assert concluded(decision) == "RECOGNIZED GREEN ACCEPTED"
+    assert verdicts(decision) == [Verdict.ACCEPTED, Verdict.REVOKED]
+
+
+def test_of_what_is_sent_as_live_and_as_revoked_revoked_wins(world: Any) -> None:
+    attestation = world.attestation()
+    signed = world.sign(attestation)
+    decision = decide(world, Reply(SICHUAN, [signed], revoked=[signed]))
+    assert verdicts(decision) == [Verdict.REVOKED]
+    # Signed once more, with other times and another place: its id is what counts.
+    place = StatusReference(SICHUAN, 1, 2)
+    again = replace(attestation, issued_at=attestation.issued_at + SECOND, status=place)
+    decision = decided_on(world, live=[attestation], revoked=[again])
+    assert verdicts(decision) == [Verdict.REVOKED, Verdict.REVOKED]
+    assert concluded(decision) == "NOT_RECOGNIZED UNSPECIFIED REVOKED"
+
+
+def test_a_set_bit_revokes_what_is_sent_as_live(world: Any) -> None:
+    place = StatusReference(SICHUAN, 12, 588)
+    first = world.attestation(status=place)
+    again = replace(first, status=StatusReference(SICHUAN, 12, 589))
+    other = world.attestation(world.test(9), status=StatusReference(SICHUAN, 12, 590))
+    sent = Reply(SICHUAN, [world.sign(each) for each in (again, first, other)])
+    assert verdicts(decide(world, sent)) == [Verdict.ACCEPTED] * 3
+    decision = decide(world, sent, revoked=place.__eq__)
+    assert verdicts(decision) == [Verdict.REVOKED, Verdict.REVOKED, Verdict.ACCEPTED]
+    assert decision.rules[0].satisfied_by == (other.id,)
+
+
+def test_a_province_cannot_revoke_anothers_attestation(world: Any) -> None:
+    signed = world.signed()
+    decision = decide(world, Reply(SICHUAN, [signed]), Reply(HUBEI, [], revoked=[signed]))
+    assert verdicts(decision) == [Verdict.ACCEPTED, Verdict.UNKNOWN_ISSUER]
+    assert states(decision)[HUBEI] is AnswerState.UNTRUSTED
+    # Nor by another attestation of its own that bears the same id.
+    attestation = world.attestation()
+    theirs = world.sign(replace(attestation, province=HUBEI))
+    sent = Reply(SICHUAN, [world.sign(attestation)])
+    decision = decide(world, sent, Reply(HUBEI, [], revoked=[theirs]))
+    assert concluded(decision) == "RECOGNIZED GREEN ACCEPTED"
+
+
+def test_what_is_sent_as_revoked_is_verified_like_all_else(world: Any) -> None:
+    other, genuine = foreign(world), world.signed()
+    forged = world.sign(world.attestation(), PrivateKey.generate(Algorithm.ES256))
+    decision = decide(world, Reply(SICHUAN, [genuine], revoked=[forged, world.sign(other)]))
+    assert verdicts(decision) == [
+        Verdict.ACCEPTED,
+        Verdict.UNKNOWN_ISSUER,
+        Verdict.BAD_SIGNATURE,
+    ]
+    assert states(decision) == {SICHUAN: AnswerState.UNTRUSTED}
+    assert not leaks(decision, other)
+
+
+def test_what_is_revoked_once_corrected_is_told_as_superseded(world: Any) -> None:
+    wrong = world.attestation(world.test(2, "POSITIVE"))
+    right = world.attestation(world.test(2), supersedes=wrong.id)
+    decision = decided_on(world, live=[right], revoked=[wrong])
+    assert concluded(decision) == "RECOGNIZED GREEN ACCEPTED"
+    assert verdicts(decision) == [Verdict.ACCEPTED, Verdict.STALE]
+
+
+def test_a_revoked_correction_clears_nobody(world: Any) -> None:
+    positive = world.attestation(world.test(2, "POSITIVE"))
+    bought = world.attestation(world.test(2), supersedes=positive.id)
+    vaccinated = world.attestation(fact(world, "dose 2/2"))
+    decision = decided_on(world, live=[positive, vaccinated], revoked=[bought])
+    assert concluded(decision) == "NOT_RECOGNIZED RED NOT_RECOGNIZED_BY_RULE"
+    assert Verdict.STALE not in verdicts(decision)
+
+
+def test_a_chain_of_corrections_holds_where_the_corrected_are_revoked_besides(world: Any) -> None:
+    first = world.attestation(world.test(2))
+    second = world.attestation(world.test(2, "INCONCLUSIVE"), supersedes=first.id)
+    third = world.attestation(world.test(2, "INCONCLUSIVE"), supersedes=second.id)
+    decision = decided_on(world, live=[first, third], revoked=[second])
+    assert verdicts(decision) == [
+        Verdict.STALE,
+        Verdict.NOT_RECOGNIZED_BY_RULE,
+        Verdict.STALE,
+    ]
+    assert decision.outcome is Outcome.NOT_RECOGNIZED
+
+
+def test_a_revoked_status_replaces_no_older_one(world: Any) -> None:
+    red, green = world.attestation(world.status("RED", 9)), world.attestation(world.status("GREEN"))
+    newer = world.attestation(world.status("GREEN", 2))
+    decision = decided_on(world, live=[red], revoked=[newer])
+    assert concluded(decision) == "NOT_RECOGNIZED RED NOT_RECOGNIZED_BY_RULE"
+    # But an older one that was revoked is told as replaced.
+    assert verdicts(decided_on(world, live=[newer], revoked=[green])) == [
+        Verdict.ACCEPTED,
+        Verdict.STALE,
+    ]
+
+
+def test_live_and_revoked_together_are_more_than_a_province_may_send(world: Any) -> None:
+    half = MOST_PER_PROVINCE // 2
+    live = [world.signed(world.test(2 + n / 60)) for n in range(half)]
+    revoked = [world.signed(world.test(9 + n / 60)) for n in range(half)]
+    decision = decide(world, Reply(SICHUAN, live, revoked=revoked))
+    assert concluded(decision) == "RECOGNIZED GREEN ACCEPTED"
+    assert decision.answers[0].attestations == MOST_PER_PROVINCE
+    decision = decide(world, Reply(SICHUAN, live, revoked=[*revoked, world.signed()]))
+    assert concluded(decision) == "INDETERMINATE UNSPECIFIED UNAVAILABLE"
+    assert states(decision) == {SICHUAN: AnswerState.UNTRUSTED}
+    assert len(decision.evidence) == MOST_PER_PROVINCE
+
+
+# What was not asked just now.
+
+
+def test_an_answer_of_before_counts_as_one(world: Any) -> None:
+    as_of = world.now - HOUR
+    decision = decide(world, replace(reply(world, SICHUAN, "negative 2h"), as_of=as_of))
+    assert concluded(decision) == "RECOGNIZED GREEN ACCEPTED"
+    assert states(decision) == {SICHUAN: AnswerState.CACHED}
+    assert decision.answers[0].as_of == as_of
+    only_revoked = Reply(SICHUAN, [], revoked=[world.signed()], as_of=as_of)
+    assert states(decide(world, only_revoked)) == {SICHUAN: AnswerState.CACHED}
+
+
+def test_no_record_by_a_filter_says_as_of_when(world: Any) -> None:
+    as_of = world.now - SECOND
+    decision = decide(world, Reply(SICHUAN, [], as_of=as_of), Reply(HUBEI, [], calls=1))
+    assert concluded(decision) == "NOT_RECOGNIZED UNSPECIFIED NO_RECORD"
+    assert set(states(decision).values()) == {AnswerState.NO_RECORD}
+    assert [answer.as_of for answer in decision.answers] == [as_of, None]
+
+
+def test_an_answer_of_before_that_does_not_verify_is_not_trusted(world: Any) -> None:
+    forged = world.sign(world.attestation(), PrivateKey.generate(Algorithm.ES256))
+    decision = decide(world, Reply(SICHUAN, [forged], as_of=world.now))
+    assert states(decision) == {SICHUAN: AnswerState.UNTRUSTED}
+    assert decision.outcome is Outcome.NOT_RECOGNIZED
+
+
+def test_a_province_that_was_not_called_for_its_failures_is_silent(world: Any) -> None:
+    shut = Reply(HUBEI, None, circuit_open=True)
+    decision = decide(world, reply(world, SICHUAN, "negative 2h"), shut)
+    assert concluded(decision) == "INDETERMINATE UNSPECIFIED UNAVAILABLE"
+    assert states(decision)[HUBEI] is AnswerState.UNREACHABLE
+    red = decide(world, reply(world, SICHUAN, "red 2h"), shut)
+    assert concluded(red) == "NOT_RECOGNIZED RED NOT_RECOGNIZED_BY_RULE"
+
+
+def test_the_view_says_how_each_answer_came(world: Any) -> None:
+    as_of = world.now.replace(microsecond=999_999)
+    sent = [
+        Reply(GUANGDONG, []),
+        Reply(HUBEI, None, calls=2, circuit_open=True),
+        Reply(SICHUAN, [world.signed()], as_of=as_of),
+    ]
+    own, hubei, sichuan = views.decision_to_proto(decide(world, *sent)).answers
+    assert (own.calls, own.circuit_open, own.HasField("as_of_time")) == (0, False, False)
+    assert (hubei.calls, hubei.circuit_open, hubei.HasField("as_of_time")) == (2, True, False)
+    assert sichuan.state == pb.ANSWER_STATE_CACHED
+    assert (sichuan.as_of_time.seconds, sichuan.as_of_time.nanos) == (int(as_of.timestamp()), 0)
+
+
 # Corrections and newer statuses.
 
 
@@ -591,6 +776,28 @@ SAYINGS = st.lists(
     ),
     max_size=4,
 ).map(", ".join)
+
+
+@given(SAYINGS, SAYINGS, st.data())
+@settings(max_examples=60)
+def test_what_is_revoked_never_satisfies_a_rule(
+    world: Any, live: str, revoked: str, data: st.DataObject
+) -> None:
+    sent, ended = reply(world, SICHUAN, live), reply(world, SICHUAN, revoked)
+    both = [each for each in ended.signed or () if data.draw(st.booleans())]
+    sent = replace(sent, signed=[*(sent.signed or ()), *both], revoked=ended.signed)
+    decision = decide(world, sent)
+    ids = {
+        piece.attestation.id
+        for piece in decision.evidence
+        if piece.signed in sent.revoked and piece.attestation
+    }
+    assert not ids & {each for said in decision.rules for each in said.satisfied_by}
+    assert all(
+        piece.verdict in (Verdict.REVOKED, Verdict.STALE)
+        for piece in decision.evidence
+        if piece.signed in sent.revoked
+    )
 
 
 @given(*[st.just(SILENT) | SAYINGS] * 2)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exchange import client, errors, publication, status
+from exchange.client import connection
 from exchange.errors import (
     CheckDigitError,
     InternalError,
@@ -179,7 +180,7 @@ def failed(code: grpc.StatusCode, *trailers: tuple[str, bytes | str]) -> Tongxin
     error = grpc.aio.AioRpcError(
         code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailers), details="as it came"
     )
-    return client._error(error)
+    return connection.as_error(error)
 
 
 def test_a_client_reads_the_nodes_own_error() -> None:

@@ -53,6 +53,13 @@ class Faulty:
     async def revoke_attestation(self, request, call):
         raise TimeoutError
 
+    async def batch_revoke_attestations(self, request, call):
+        raise TimeoutError
+
+    async def revoke_issuer_attestations(self, request, call):
+        raise TimeoutError
+        yield
+
     async def get_attestation(self, request, call):
         return None
 

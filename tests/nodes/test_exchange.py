@@ -213,8 +213,10 @@ async def test_a_revoked_attestation_is_honoured_nowhere_and_its_id_is_never_use
         assert summary(await app.recognize(tested.document, CHECK)) == GREEN
         at = await issuer.revoke(id_, "录入错误")
         assert await issuer.revoke(id_, "录入错误") == at
-        decision = await app.recognize(tested.document, CHECK)
-        assert summary(decision) == ("NOT_RECOGNIZED", "UNSPECIFIED", "NO_RECORD")
+        async with asyncio.timeout(10):  # Guangdong hears of it by itself
+            while summary(decision := await app.recognize(tested.document, CHECK)) == GREEN:
+                await asyncio.sleep(0.02)
+        assert summary(decision) == ("NOT_RECOGNIZED", "UNSPECIFIED", "REVOKED")
         with pytest.raises(RevokedError):
             await issuer.publish(tested)
         with pytest.raises(RevokedError):
@@ -311,7 +313,7 @@ async def test_signed_bytes_hold_nothing_but_the_claims_of_the_contract(exchange
     assert unprotected == {}
     assert len(signature) == 64
     claims = cbor2.loads(payload)
-    assert set(claims) == {1, 2, 4, 5, 6, 7, -70001, -70002}
+    assert set(claims) == {1, 2, 4, 5, 6, 7, 65535, -70001, -70002}
     assert cbor2.dumps(claims, canonical=True) == payload
 
 

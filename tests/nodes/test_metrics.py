@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from exchange.client import Purpose
-from nodes.trial import TrialExchange, free_ports
+from nodes.trial import TrialExchange, free_ports, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,26 @@ def test_the_trust_list_and_the_ends_of_certificates_are_told(exchange):
     assert found["tongxing_certificate_end_seconds", "authority"] > now + 365 * day
 
 
+async def test_the_synchronisation_with_each_peer_is_told(exchange, people, invented):
+    wait_until("it hears it", lambda: scraped(exchange)["tongxing_peer_synchronised", "510000"], 30)
+    async with exchange.client("510000", "issuer") as issuer:
+        await issuer.publish(people.tested())
+    wait_until(
+        "the change has come",
+        lambda: scraped(exchange)["tongxing_peer_presence_subjects", "510000"] == 1,
+        30,
+    )
+    found = scraped(exchange)
+    assert found["tongxing_subjects",] == 0
+    assert found["tongxing_resident_bytes",] > 10 * 2**20
+    now = time.time()
+    assert now - 60 < found["tongxing_peer_presence_seconds", "510000"] <= now
+    assert now - 60 < found["tongxing_peer_as_of_seconds", "510000"] <= now
+    assert found["tongxing_peer_resynchronisations_total", "510000"] == 1
+    assert found["tongxing_peer_circuit_open", "510000"] == 0
+    assert ("tongxing_peer_synchronised", "440000") not in found
+
+
 async def test_a_peer_that_stops_answering_is_seen(exchange, people):
     document = people.document()
     async with exchange.client("440000", "app") as app:
@@ -56,6 +76,14 @@ async def test_a_peer_that_stops_answering_is_seen(exchange, people):
         exchange.stop("510000")
         await app.recognize(document, Purpose.PURPOSE_ENTRY_CHECK)
     assert scraped(exchange)["tongxing_peer_up", "510000"] == 0
+    wait_until(
+        "it is missed",
+        lambda: scraped(exchange)["tongxing_peer_synchronised", "510000"] == 0,
+        30,
+    )
+    found = scraped(exchange)
+    assert found["tongxing_peer_calls_total", "510000"] > 0
+    assert found["tongxing_peer_errors_total", "510000"] > 0
 
 
 def test_nothing_of_a_person_is_in_them(exchange, people):

@@ -38,6 +38,8 @@ from nodes.cli.files.columns import (
     document_from_columns,
     encoding_of,
     header_names,
+    kind_from_text,
+    time_from_text,
 )
 from nodes.cli.files.ids import Ids, uuid7
 from nodes.cli.files.jsonlines import attestation_from_json, json_rows
@@ -54,8 +56,10 @@ __all__ = [
     "count",
     "document_from_columns",
     "documents",
+    "kind_from_text",
     "names_of",
     "read",
+    "time_from_text",
     "uuid7",
 ]
 

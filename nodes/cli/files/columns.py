@@ -31,6 +31,8 @@ __all__ = [
     "document_from_columns",
     "encoding_of",
     "header_names",
+    "kind_from_text",
+    "time_from_text",
 ]
 
 _T = TypeVar("_T")
@@ -265,6 +267,7 @@ _TIME = re.compile(
     r"\s*(Z|([+-])([01]\d|2[0-3]):([0-5]\d))?",
     re.ASCII | re.IGNORECASE,
 )
+_DATE = re.compile(r"\d{4}([-/])\d{1,2}\1\d{1,2}", re.ASCII)
 _CHINA = timezone(timedelta(hours=8))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
@@ -298,6 +301,24 @@ def document_from_columns(row: Mapping[str, str]) -> types_pb2.IdentityDocument:
     """
     document_type = _term(row, "document_type", _TERMS[DocumentType])
     return types_pb2.IdentityDocument(type=f"DOCUMENT_TYPE_{document_type}", number=_number(row))
+
+
+def time_from_text(text: str, *, field: str) -> datetime:
+    """Read a time as a file's cell has it; a date alone is its beginning in China.
+
+    :raises InvalidFieldError: it is none; names ``field``.
+    """
+    if _DATE.fullmatch(text):
+        text = f"{text} 00:00"
+    return datetime.fromtimestamp(_time({field: text}, field).seconds, UTC)
+
+
+def kind_from_text(text: str, *, field: str) -> Kind:
+    """Read a kind by its name, in English or Chinese.
+
+    :raises InvalidFieldError: there is none of that name; names ``field``.
+    """
+    return Kind(_term({field: text}, field, _TERMS[Kind]))
 
 
 def _row(header: list[str | None], cells: list[bytes], encoding: str) -> dict[str, str]:

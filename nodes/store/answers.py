@@ -1,0 +1,213 @@
+"""What peers answered, kept until a change of theirs says otherwise (design.md §8).
+
+``p:{subject}``
+    a hash a fingerprint: field = province, value = generation (8) and the answer, each field with
+    its own expiry.
+``y``
+    a hash: field = province, value = cursor (32) and generation (8): up to which of the peer's
+    changes all is forgotten here that they ended.
+
+The cursor is written after the deletions that it stands for. The append-only file is a log: a
+crash that loses its tail loses the cursor before any deletion, and the changes are heard again. So
+what a server that came back holds counts only once its cursor was read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from exchange.errors import InvalidFieldError, StoreUnavailableError
+from exchange.presence import SUBJECT_BYTES
+from nodes.store.changes import CURSOR_BYTES
+from nodes.store.statuses import longest, mark, merge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from nodes.store.connection import Command, Connection
+
+__all__ = ["PeerAnswers"]
+
+GENERATION_BYTES: Final = 8
+AT_ONCE: Final = 500
+CURSORS: Final = b"y"
+
+
+class PeerAnswers:
+    """The answers of all peers. Nothing counts of a province before its `cursor` was read.
+
+    Of one province, `cursor`, `begin` and `forget` are called one after another. Every method
+    raises StoreUnavailableError where the store does not answer.
+
+    :param connection: that of the node's own reads: what is asked in one tick leaves in one write,
+        and what is put stands before what is forgotten later.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lives = -1
+        self._generations: dict[bytes, bytes] = {}
+
+    async def get(self, subjects: Sequence[bytes]) -> list[dict[str, bytes]]:
+        """Give what is kept of some subjects.
+
+        :param subjects: fingerprints, 8 bytes each.
+        :return: for each, answers by province.
+        """
+        return self.read(subjects, await self._connection.pipeline(self.asks(subjects)))
+
+    def asks(self, subjects: Sequence[bytes]) -> list[Command]:
+        """Make the commands of `get`, for a pipeline with others; `read` takes their replies."""
+        if not self._known():
+            return []
+        return [(b"HGETALL", _answers_key(each)) for each in subjects]
+
+    def read(self, subjects: Sequence[bytes], replies: Sequence[Any]) -> list[dict[str, bytes]]:
+        """Read the replies to the commands of `asks`, of which there may be none."""
+        known = self._known()
+        found: list[dict[str, bytes]] = []
+        for reply in replies or [()] * len(subjects):
+            if isinstance(reply, StoreUnavailableError):
+                raise reply
+            if not reply:
+                found.append({})
+                continue
+            fields = iter(reply)
+            found.append(
+                {
+                    province.decode(): value[GENERATION_BYTES:]
+                    for province, value in zip(fields, fields, strict=True)
+                    if value[:GENERATION_BYTES] == known.get(province)
+                }
+            )
+        return found
+
+    def put(self, province: str, subject: bytes, answer: bytes, expires: int) -> None:
+        """Keep an answer; waits for nothing, and is no loss where it fails.
+
+        :param subject: the fingerprint, 8 bytes.
+        :param expires: Unix seconds.
+        """
+        field = province.encode()
+        generation = self._known().get(field)
+        if generation is None:
+            return
+        until = b"%d" % expires
+        self._connection.execute(
+            *(b"HSETEX", _answers_key(subject), b"EXAT", until),
+            *(b"FIELDS", b"1", field, generation + answer),
+        ).add_done_callback(_let_go)
+
+    async def forget(
+        self,
+        province: str,
+        subjects: bytes,
+        revoked: Iterable[tuple[int, int]],
+        cursor: bytes,
+    ) -> None:
+        """Apply a peer's changes: forget answers, set revoked places, and then move the cursor.
+
+        :param subjects: fingerprints, 8 bytes each, one after another.
+        :param revoked: places: list numbers and indices.
+        :param cursor: 32 bytes: where to continue after these changes.
+        :raises InvalidFieldError: one of them has not its shape; nothing is changed.
+        :raises StoreUnavailableError: perhaps applied, perhaps not; or the store was lost since
+            `cursor` was read: read it again, and continue from there.
+        """
+        field = province.encode()
+        if len(subjects) % SUBJECT_BYTES:
+            raise InvalidFieldError("fingerprints have 8 bytes each", field="subjects")
+        _check(cursor)
+        commands = mark(province, revoked, longest())
+        commands += [
+            (b"HDEL", _answers_key(subjects[at : at + SUBJECT_BYTES]), field)
+            for at in range(0, len(subjects), SUBJECT_BYTES)
+        ]
+        generation = self._generation(field)
+        for at in range(0, len(commands), AT_ONCE):
+            await self._connection.ask(commands[at : at + AT_ONCE])
+        if self._generation(field) != generation:
+            raise _lost()
+        await self._connection.ask([(b"HSET", CURSORS, field, cursor + generation)])
+
+    async def begin(self, province: str, cursor: bytes, revoked: Mapping[int, bytes]) -> None:
+        """Begin anew with a peer: all that it answered before counts no more.
+
+        :param cursor: 32 bytes: where to continue.
+        :param revoked: for a list's number its bits; added to those at hand.
+        :raises InvalidFieldError: one of them has not its shape; nothing is changed.
+        :raises StoreUnavailableError: begin again.
+        """
+        field = province.encode()
+        _check(cursor)
+        commands = merge(province, revoked, longest())
+        self._known().pop(field, None)
+        lives = self._connection.lives
+        for command in commands:  # 32 KiB each
+            await self._connection.ask([command])
+        if self._connection.lives != lives:
+            raise _lost()
+        generation = secrets.token_bytes(GENERATION_BYTES)
+        await self._connection.ask([(b"HSET", CURSORS, field, cursor + generation)])
+        self._learn(lives, field, generation)
+
+    async def cursor(self, province: str) -> bytes | None:
+        """Read where to continue with a peer; from then on what it answered counts.
+
+        :return: 32 bytes, or None where `begin` was never called.
+        """
+        field = province.encode()
+        lives = self._connection.lives
+        self._known().pop(field, None)
+        stored = await self._connection.execute(b"HGET", CURSORS, field)
+        if stored is None:
+            return None
+        if len(stored) != CURSOR_BYTES + GENERATION_BYTES:
+            raise StoreUnavailableError(
+                "something else stands where a peer's cursor should be",
+                remedy="give the node a database of its own",
+            )
+        self._learn(lives, field, stored[CURSOR_BYTES:])
+        return bytes(stored[:CURSOR_BYTES])
+
+    def _known(self) -> dict[bytes, bytes]:
+        """Generations by province, as far as they were read since the store was last lost."""
+        if self._lives != self._connection.lives:
+            self._lives = self._connection.lives
+            self._generations.clear()
+        return self._generations
+
+    def _generation(self, field: bytes) -> bytes:
+        generation = self._known().get(field)
+        if generation is None:
+            raise _lost()
+        return generation
+
+    def _learn(self, lives: int, field: bytes, generation: bytes) -> None:
+        known = self._known()
+        if self._lives != lives:
+            raise _lost()
+        known[field] = generation
+
+
+def _answers_key(subject: bytes) -> bytes:
+    return b"p:{%b}" % subject
+
+
+def _check(cursor: bytes) -> None:
+    if len(cursor) != CURSOR_BYTES:
+        raise InvalidFieldError("a cursor has 32 bytes", field="cursor")
+
+
+def _lost() -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "the store was lost meanwhile, and perhaps the last that it heard",
+        remedy="read the peer's cursor again, and continue from there",
+    )
+
+
+def _let_go(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()  # asked for, or the loop would complain that nobody did

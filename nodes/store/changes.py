@@ -1,0 +1,297 @@
+"""The changes of a province's attestations, in the order in which they were stored.
+
+``c``
+    a stream: an entry for each batch of writes, put there after the batch's data. ``p``: the
+    fingerprints of the subjects of whom something was published, 8 bytes each; ``r``: what was
+    revoked, 32 bytes each (id 16, fingerprint 8, status list 4, index 4).
+``i``
+    the store's id, 16 random bytes: a store that lost its disk is another one.
+
+A *cursor* is 32 bytes: the store's id, then the milliseconds and the number of an entry. The first
+entry of a store is an empty one, so that a cursor before the first entry, whichever that is by now,
+means that something was trimmed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from exchange.errors import CursorExpiredError, StoreUnavailableError
+from exchange.presence import SUBJECT_BYTES
+from nodes.store.connection import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from nodes.store.connection import Command
+
+__all__ = [
+    "CURSOR_BYTES",
+    "Changes",
+    "Entry",
+    "Revoked",
+    "identify",
+    "journal",
+    "note_published",
+    "note_revoked",
+    "store_id",
+]
+
+ID_BYTES: Final = 16
+STORE_ID_BYTES: Final = 16
+CURSOR_BYTES: Final = 32
+REVOKED_BYTES: Final = ID_BYTES + SUBJECT_BYTES + 8
+NO_PLACE: Final = b"\xff" * 8
+
+KEPT: Final = b"200000"
+"""Entries that the stream keeps, about: a peer that was away for longer fetches all anew."""
+
+AT_ONCE: Final = 200
+"""Entries that `Changes.tail` reads at once; each may hold the notes of a whole batch."""
+
+BLOCK_MILLISECONDS: Final = 1000
+"""How long a quiet tail waits before it says that nothing changed."""
+
+MORE_SECONDS: Final = 2.0
+"""How much longer than that the server may take to answer."""
+
+STREAM: Final = b"c"
+IDENTITY: Final = b"i"
+OLDEST: Final[Command] = (b"XRANGE", STREAM, b"-", b"+", b"COUNT", b"1")
+NEWEST: Final[Command] = (b"XREVRANGE", STREAM, b"+", b"-", b"COUNT", b"1")
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """One attestation that was revoked.
+
+    :param id: 16 bytes.
+    :param subject: the fingerprint of its subject, 8 bytes.
+    :param place: its status list's number and its index there; None where it has none.
+    """
+
+    id: bytes
+    subject: bytes
+    place: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one batch of writes changed.
+
+    :param cursor: 32 bytes: where to continue after it.
+    :param subjects: fingerprints of those of whom something was published or revoked, 8 bytes
+        each, one after another.
+    """
+
+    cursor: bytes
+    subjects: bytes
+    revoked: tuple[Revoked, ...]
+
+
+def note_published(subject: bytes) -> bytes:
+    """Write down that something of a subject was published.
+
+    :param subject: the fingerprint, 8 bytes.
+    """
+    return subject
+
+
+def note_revoked(subject: bytes, id_: bytes, place: tuple[int, int] | None) -> bytes:
+    """Write down a revocation: 32 bytes. Several of them, joined, are a note too.
+
+    :param subject: the fingerprint, 8 bytes.
+    :param id_: the attestation's, 16 bytes.
+    :param place: its status list's number and its index there.
+    """
+    where = NO_PLACE if place is None else _number(place[0]) + _number(place[1])
+    return id_ + subject + where
+
+
+def journal(notes: Sequence[bytes]) -> Command:
+    """Make the command that appends one entry with all notes of a batch."""
+    once = dict.fromkeys(notes)
+    published = b"".join(note for note in once if len(note) == SUBJECT_BYTES)
+    revoked = b"".join(note for note in once if len(note) != SUBJECT_BYTES)
+    return (*(b"XADD", STREAM, b"MAXLEN", b"~", KEPT, b"*"), b"p", published, b"r", revoked)
+
+
+def identify() -> Command:
+    """Make the command that gives the store an id where it has none, and gives what it had."""
+    return (b"SET", IDENTITY, secrets.token_bytes(STORE_ID_BYTES), b"NX", b"GET")
+
+
+def store_id(command: Command, reply: bytes | None) -> bytes:
+    """Read the store's id from what `identify` made and what the server replied.
+
+    :raises StoreUnavailableError: something else stands there.
+    """
+    found = command[2] if reply is None else reply
+    if len(found) != STORE_ID_BYTES:
+        raise _something_else()
+    return found
+
+
+class Changes:
+    """Reads what changed. Every method raises StoreUnavailableError where there is no answer."""
+
+    def __init__(self, url: str, connection: Connection) -> None:
+        self._url = url
+        self._connection = connection
+        self._id = b""
+
+    @classmethod
+    async def open(cls, url: str) -> Changes:
+        """Connect; a new store gets its id and its first, empty entry.
+
+        :raises InvalidFieldError: the URL (field ``store.url``).
+        :raises StoreUnavailableError: no connection; something else stands there.
+        """
+        connection = await Connection.open(url)
+        changes = cls(url, connection)
+        try:
+            await changes._begin()
+        except BaseException:
+            await connection.close()
+            raise
+        return changes
+
+    async def close(self) -> None:
+        """Disconnect; iterators of `tail` have connections of their own, and end by themselves."""
+        await self._connection.close()
+
+    @property
+    def store_id(self) -> bytes:
+        """16 bytes: which store it was when it was last asked."""
+        return self._id
+
+    async def end(self) -> bytes:
+        """Give the cursor of the newest entry: what was acknowledged before is not after it."""
+        for _ in range(2):
+            known, newest = await self._connection.ask([(b"GET", IDENTITY), NEWEST])
+            if known == self._id and newest:
+                return self._id + _cut(newest[0][0])
+            await self._begin()
+        raise StoreUnavailableError("the store is being emptied")
+
+    async def since(self, cursor: bytes, most: int = 1000) -> list[Entry]:
+        """Give what changed after a cursor, oldest first; nothing where nothing did.
+
+        :param cursor: 32 bytes.
+        :param most: entries at once; where there are as many, ask again from the last one's cursor.
+        :raises CursorExpiredError: it cannot be continued from there: of another store, from
+            before what is kept, or from after the newest entry (the store lost its last).
+        """
+        if len(cursor) != CURSOR_BYTES:
+            raise _expired("it is no cursor")
+        after = cursor[STORE_ID_BYTES:]
+        if after == b"\xff" * 16:  # the one place that nothing can come after
+            raise _expired("it lies ahead of the newest change")
+        # The first entry is read after the range: what is trimmed between is then missed by none.
+        known, found, first, last = await self._connection.ask(
+            [
+                (b"GET", IDENTITY),
+                (b"XRANGE", STREAM, b"(" + _joined(after), b"+", b"COUNT", b"%d" % most),
+                OLDEST,
+                NEWEST,
+            ]
+        )
+        if known != self._id or not first:
+            await self._begin()
+        if known != cursor[:STORE_ID_BYTES] or not first:
+            raise _expired("it is of another store")
+        if after < _cut(first[0][0]):
+            raise _expired("changes after it are kept no more")
+        if after > _cut(last[0][0]):
+            raise _expired("it lies ahead of the newest change")
+        return [_entry(known, each) for each in found]
+
+    async def tail(self, cursor: bytes) -> AsyncIterator[list[Entry]]:
+        """Give what changes after a cursor, within milliseconds, for as long as one listens.
+
+        :return: lists of entries, oldest first; an empty one every second in which nothing changes,
+            which says that nothing is missing.
+        :raises CursorExpiredError: as `since`; also later, where the listener was too slow.
+        :raises StoreUnavailableError: the connection is lost: begin again from the last cursor.
+        """
+        entries = await self.since(cursor, AT_ONCE)
+        connection = await Connection.open(
+            self._url, reply_seconds=BLOCK_MILLISECONDS / 1000 + MORE_SECONDS
+        )
+        try:
+            while True:
+                yield entries
+                if entries:
+                    cursor = entries[-1].cursor
+                after = _joined(cursor[STORE_ID_BYTES:])
+                read = (b"XREAD", b"COUNT", b"%d" % AT_ONCE, b"BLOCK", b"%d" % BLOCK_MILLISECONDS)
+                found, known, first = await connection.ask(
+                    [(*read, b"STREAMS", STREAM, after), (b"GET", IDENTITY), OLDEST]
+                )
+                if known != cursor[:STORE_ID_BYTES] or not first:
+                    raise _expired("it is of another store")
+                if cursor[STORE_ID_BYTES:] < _cut(first[0][0]):
+                    raise _expired("changes after it are kept no more")
+                entries = [_entry(known, each) for each in found[0][1]] if found else []
+        finally:
+            await connection.close()
+
+    async def _begin(self) -> None:
+        identity = identify()
+        reply, there = await self._connection.ask([identity, (b"EXISTS", STREAM)])
+        self._id = store_id(identity, reply)
+        if not there:
+            await self._connection.ask([journal(())])
+
+
+def _number(value: int) -> bytes:
+    return value.to_bytes(4, "big")
+
+
+def _cut(entry_id: bytes) -> bytes:
+    milliseconds, _, number = entry_id.partition(b"-")
+    return int(milliseconds).to_bytes(8, "big") + int(number).to_bytes(8, "big")
+
+
+def _joined(place: bytes) -> bytes:
+    return b"%d-%d" % (int.from_bytes(place[:8], "big"), int.from_bytes(place[8:], "big"))
+
+
+def _entry(known: bytes, stored: list[Any]) -> Entry:
+    entry_id, fields = stored
+    if len(fields) != 4 or fields[::2] != [b"p", b"r"] or len(fields[3]) % REVOKED_BYTES:
+        raise _something_else()
+    published, packed = fields[1::2]
+    revoked = tuple(
+        _revoked(packed[at : at + REVOKED_BYTES]) for at in range(0, len(packed), REVOKED_BYTES)
+    )
+    subjects = published + b"".join(each.subject for each in revoked)
+    return Entry(known + _cut(entry_id), subjects, revoked)
+
+
+def _revoked(packed: bytes) -> Revoked:
+    place = packed[-8:]
+    return Revoked(
+        packed[:ID_BYTES],
+        packed[ID_BYTES:-8],
+        None
+        if place == NO_PLACE
+        else (int.from_bytes(place[:4], "big"), int.from_bytes(place[4:], "big")),
+    )
+
+
+def _expired(why: str) -> CursorExpiredError:
+    return CursorExpiredError(
+        f"the changes cannot be continued from the cursor: {why}",
+        field="cursor",
+        remedy="fetch the state whole (GetPresence), and continue from its cursor",
+    )
+
+
+def _something_else() -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "something else stands where the changes should be",
+        remedy="give the node a database of its own",
+    )

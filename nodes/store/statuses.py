@@ -1,0 +1,234 @@
+"""Which places of status lists are revoked, of the own province and of its peers (design.md §8).
+
+``b:{PROVINCE}:LIST``
+    a bitmap of 2^18 places at most, in the bit order of Token Status Lists (least significant
+    first), which is not the server's: place i is its bit ``i ^ 7``. Bits are set, never cleared;
+    the whole is forgotten when the last attestation that it revokes has ended.
+``l:{PROVINCE}``
+    a set: the lists of which anything is revoked.
+``n``
+    how many lists this province has opened.
+
+List numbers begin at a place that the store's id gives. A store that lost its disk opens other
+lists than those in which peers and gates remember revoked places.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from exchange.attestations import LIFE
+from exchange.errors import InvalidFieldError
+from exchange.statuslist import LIST_SIZE
+from nodes.store.changes import IDENTITY, identify, store_id
+from nodes.store.writer import Change
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from exchange.facts import Kind
+    from nodes.store.connection import Command, Connection
+    from nodes.store.writer import BatchWriter
+
+__all__ = ["LIST_BYTES", "StatusStore", "longest", "mark", "merge"]
+
+LIST_BYTES: Final = LIST_SIZE // 8
+LISTS_AT_ONCE: Final = 16
+OPENED: Final = b"n"
+
+_KEEP: Final = b"""\
+redis.call('SADD', KEYS[2], ARGV[2])
+if kept < tonumber(ARGV[1]) then kept = ARGV[1] end
+redis.call('EXPIREAT', KEYS[1], kept)
+return 1
+"""
+
+MARK: Final = (
+    b"""\
+local kept = redis.call('EXPIRETIME', KEYS[1])
+for i = 3, #ARGV do redis.call('SETBIT', KEYS[1], ARGV[i], 1) end
+"""
+    + _KEEP
+)
+
+MERGE: Final = (
+    b"""\
+local kept = redis.call('EXPIRETIME', KEYS[1])
+redis.call('SET', KEYS[3], ARGV[3])
+redis.call('BITOP', 'OR', KEYS[1], KEYS[1], KEYS[3])
+redis.call('DEL', KEYS[3])
+"""
+    + _KEEP
+)
+
+
+def mark(province: str, places: Iterable[tuple[int, int]], until: int) -> list[Command]:
+    """Make the commands that set places as revoked: one for each list.
+
+    :param places: list numbers and indices.
+    :param until: Unix seconds: the latest end of what they revoke.
+    :raises InvalidFieldError: a list or an index that cannot be.
+    """
+    lists: dict[int, list[bytes]] = {}
+    for number, index in places:
+        if not 0 <= index < LIST_SIZE:
+            raise InvalidFieldError("no index of a status list", field="place.index")
+        lists.setdefault(number, []).append(b"%d" % (index ^ 7))
+    return [
+        _command(MARK, (_bits_key(province, number), _lists_key(province)), until, number, offsets)
+        for number, offsets in lists.items()
+    ]
+
+
+def merge(province: str, revoked: Mapping[int, bytes], until: int) -> list[Command]:
+    """Make the commands that add whole bitmaps to those at hand: one for each list.
+
+    :param revoked: for a list's number its bits, least significant first.
+    :param until: Unix seconds: the latest end of what they revoke.
+    :raises InvalidFieldError: a list that cannot be, or is too long.
+    """
+    spare = b"b:{%b}" % province.encode()
+    for bits in revoked.values():
+        if len(bits) > LIST_BYTES:
+            raise InvalidFieldError("longer than a status list", field="revoked.bits")
+    return [
+        _command(
+            MERGE, (_bits_key(province, number), _lists_key(province), spare), until, number, [bits]
+        )
+        for number, bits in revoked.items()
+    ]
+
+
+def longest() -> int:
+    """Give the Unix second by which everything has ended that is in force now."""
+    return int(time.time() + max(LIFE.values()).total_seconds()) + 86_400
+
+
+class StatusStore:
+    """The status lists.
+
+    :param province: the own one's GB/T 2260 code.
+    :param reads: the connection that `nodes.store.attestations` reads from.
+    :param writes: its writer.
+    """
+
+    def __init__(self, province: str, reads: Connection, writes: BatchWriter) -> None:
+        self._province = province
+        self._reads = reads
+        self._writes = writes
+        self._places: dict[Kind, _Places] = {}
+        self._opening = asyncio.Lock()
+
+    async def place(self, kind: Kind) -> tuple[int, int]:
+        """Give a place that nobody was given before: a list's number and an index.
+
+        Each process and kind has a list of its own, and draws from it at random (Token Status
+        List, §12.5: herd privacy): no write is needed but once in 2^18 times.
+
+        :raises StoreUnavailableError: no list could be opened.
+        """
+        while not (places := self._places.get(kind)):
+            async with self._opening:
+                if not self._places.get(kind):
+                    self._places[kind] = _Places(await self._open())
+        return places.draw()
+
+    async def bits(self, province: str, number: int) -> bytes | None:
+        """Give a list's bits, least significant first: 32 KiB.
+
+        :return: None where the own province never opened the list, or nothing is known of a peer's.
+        """
+        stored, known, opened = await self._reads.ask(
+            [(b"GET", _bits_key(province, number)), (b"GET", IDENTITY), (b"GET", OPENED)]
+        )
+        if stored is not None:
+            return bytes(_padded(stored))
+        if province != self._province or known is None or opened is None:
+            return None
+        return bytes(LIST_BYTES) if 0 < number - _origin(known) <= int(opened) else None
+
+    async def mark(self, province: str, places: Iterable[tuple[int, int]]) -> None:
+        """Set places as revoked, for as long as anything in force now may last.
+
+        :param places: list numbers and indices.
+        :raises InvalidFieldError: a list or an index that cannot be.
+        :raises StoreUnavailableError: perhaps set, perhaps not: do it again.
+        """
+        await self._reads.ask(mark(province, places, longest()))
+
+    async def load(self, province: str) -> dict[int, bytearray]:
+        """Give the bits of every list of a province in which anything is revoked, 32 KiB each."""
+        key = _lists_key(province)
+        numbers = sorted(int(each) for each in await self._reads.execute(b"SMEMBERS", key))
+        found: dict[int, bytearray] = {}
+        for at in range(0, len(numbers), LISTS_AT_ONCE):
+            some = numbers[at : at + LISTS_AT_ONCE]
+            stored = await self._reads.ask([(b"GET", _bits_key(province, each)) for each in some])
+            for number, bits in zip(some, stored, strict=True):
+                if bits is not None:
+                    found[number] = _padded(bits)
+        if ended := [b"%d" % each for each in numbers if each not in found]:
+            await self._reads.execute(b"SREM", key, *ended)
+        return found
+
+    async def _open(self) -> int:
+        claim = identify()
+        known = b""
+
+        def change(reply: bytes | None) -> Change:
+            nonlocal known
+            known = store_id(claim, reply)
+            return Change(((b"INCR", OPENED),))
+
+        opened: int = await self._writes.submit(claim, change)
+        return _origin(known) + opened
+
+
+class _Places:
+    """The places of one list that nobody was given yet."""
+
+    __slots__ = ("_left", "_number")
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._left = array("I", range(LIST_SIZE))
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def draw(self) -> tuple[int, int]:
+        left = self._left
+        at = secrets.randbelow(len(left))
+        left[at], left[-1] = left[-1], left[at]
+        return self._number, left.pop()
+
+
+def _command(
+    script: bytes, keys: Sequence[bytes], until: int, number: int, rest: Sequence[bytes]
+) -> Command:
+    if not 0 <= number < 1 << 32:
+        raise InvalidFieldError("no number of a status list", field="place.list")
+    return (b"EVAL", script, b"%d" % len(keys), *keys, b"%d" % until, b"%d" % number, *rest)
+
+
+def _origin(known: bytes) -> int:
+    """31 bits: what the lists of a store are counted from."""
+    return int.from_bytes(known[:4], "big") >> 1
+
+
+def _bits_key(province: str, number: int) -> bytes:
+    return b"b:{%b}:%d" % (province.encode(), number)
+
+
+def _lists_key(province: str) -> bytes:
+    return b"l:{%b}" % province.encode()
+
+
+def _padded(stored: bytes) -> bytearray:
+    bits = bytearray(stored)
+    bits.extend(bytes(LIST_BYTES - len(bits)))
+    return bits

@@ -1,0 +1,236 @@
+"""What a province answers the others and tells them, on a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+import time
+from datetime import UTC, datetime
+
+import pytest
+import uvloop
+
+from exchange.errors import CursorExpiredError
+from exchange.presence import PresenceFilter, subject_of
+from exchange.v1 import peer_service_pb2 as pb
+from nodes.embedded import EmbeddedValkey
+from nodes.services.peer import PeerService
+from nodes.store import presence
+from nodes.store.attestations import AttestationStore, NewRecord
+from nodes.store.changes import Changes
+from nodes.store.feed import Feed
+from nodes.store.statuses import StatusStore
+
+PROVINCE = "440000"
+ISSUER = "12440000MB2D00001X"
+
+
+@pytest.fixture
+def event_loop_policy():
+    return uvloop.EventLoopPolicy()  # as the node runs
+
+
+def now():
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+async def url(tmp_path):
+    embedded = EmbeddedValkey(tmp_path / "store")
+    await embedded.start()
+    yield embedded.url
+    await embedded.stop()
+
+
+@pytest.fixture
+async def store(url):
+    opened = await AttestationStore.open(url, PROVINCE)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def feed(url, store):
+    changes = await Changes.open(url)
+    made = Feed(changes, functools.partial(presence.build, store, url), now, heartbeat=0.2)
+    task = asyncio.create_task(made.run())
+    yield made
+    made.close()
+    task.cancel()
+    await asyncio.wait({task})
+    await changes.close()
+
+
+@pytest.fixture
+def service(store, feed):
+    statuses = StatusStore(PROVINCE, store.reads, store.writes)
+    return PeerService(store, feed, functools.partial(statuses.load, PROVINCE))
+
+
+def new(**values):
+    values = {
+        "id": secrets.token_bytes(16),
+        "token": secrets.token_bytes(36),
+        "issuer": ISSUER,
+        "digest": bytes(32),
+        "expires": int(time.time()) + 3600,
+        "signed": b"\xd2" + secrets.token_bytes(400),
+    } | values
+    return NewRecord(**values)
+
+
+async def fetched(service, *tokens):
+    request = pb.FetchAttestationsRequest(subject_tokens=tokens)
+    answer = await service.fetch_attestations(request, None)
+    return pb.FetchAttestationsResponse.FromString(answer).subjects
+
+
+async def whole(service):
+    """The parts of GetPresence: header, filter, revoked places."""
+    parts = [each async for each in service.get_presence(pb.GetPresenceRequest(), None)]
+    kinds = [each.WhichOneof("part") for each in parts]
+    assert kinds == sorted(kinds, key=["header", "bits", "revoked"].index)
+    assert kinds.count("header") == 1
+    header = parts[0].header
+    bits = b"".join(each.bits for each in parts)
+    assert len(bits) == header.size
+    revoked = {each.revoked.list: each.revoked.bits for each in parts if each.HasField("revoked")}
+    return header, PresenceFilter.from_bits(bits, header.hashes), revoked
+
+
+async def watched(service, cursor, enough):
+    """The messages until there are enough."""
+    messages = []
+    async with asyncio.timeout(10):
+        async for data in service.watch_changes(pb.WatchChangesRequest(cursor=cursor), None):
+            messages.append(pb.WatchChangesResponse.FromString(data))
+            if enough(messages):
+                break
+    return messages
+
+
+# FetchAttestations
+
+
+async def test_live_and_revoked_attestations_are_told_apart(service, store):
+    token = secrets.token_bytes(36)
+    live, ended = new(token=token), new(token=token)
+    for each in (live, ended):
+        await store.publish(each)
+    await store.revoke(ended.id, ISSUER, int(time.time()))
+    (held,) = await fetched(service, token)
+    assert list(held.signed_attestations) == [live.signed]
+    assert list(held.revoked_attestations) == [ended.signed]
+
+
+async def test_many_are_answered_in_their_order_also_those_with_nothing(service, store):
+    records = [new(signed=b"\xd2" * length) for length in (1, 127, 128, 20_000)]
+    for each in records:
+        await store.publish(each)
+    await store.revoke(records[1].id, ISSUER, int(time.time()))
+    tokens = [secrets.token_bytes(36), *(each.token for each in records)]
+    nothing, first, second, third, fourth = await fetched(service, *tokens)
+    assert nothing == pb.SubjectAttestations()
+    assert list(first.signed_attestations) == [records[0].signed]
+    assert not second.signed_attestations
+    assert list(second.revoked_attestations) == [records[1].signed]
+    assert list(third.signed_attestations) == [records[2].signed]
+    assert list(fourth.signed_attestations) == [records[3].signed]
+
+
+# GetPresence
+
+
+async def test_an_empty_store_has_a_filter_with_nobody_in_it(service):
+    header, made, revoked = await whole(service)
+    assert len(header.cursor) == 32
+    assert header.subjects == 0
+    assert header.size % 8 == 0
+    assert header.heartbeat.ToTimedelta().total_seconds() == pytest.approx(0.2)
+    assert abs((now() - header.as_of_time.ToDatetime(UTC)).total_seconds()) < 60
+    assert revoked == {}
+    assert secrets.token_bytes(8) not in made
+
+
+async def test_the_filter_goes_out_whole_in_pieces(service, store, feed):
+    await feed.presence()
+    large = PresenceFilter.sized(1_200_000)  # 2.4 MB
+    large.add_all(random := secrets.token_bytes(8 * 1000))
+    feed._filter = large
+    parts = [each async for each in service.get_presence(pb.GetPresenceRequest(), None)]
+    sizes = [len(each.bits) for each in parts if each.HasField("bits")]
+    assert sizes == [1 << 20, 1 << 20, 2_400_000 - (2 << 20)]
+    _, made, _ = await whole(service)
+    assert all(random[at : at + 8] in made for at in range(0, len(random), 8))
+
+
+async def test_revoked_places_are_told_with_the_filter(service, store):
+    records = [new(place=(3, 0)), new(place=(3, 12)), new(place=(9, (1 << 18) - 1)), new()]
+    for each in records:
+        await store.publish(each)
+    for each in records[1:]:
+        await store.revoke(each.id, ISSUER, int(time.time()))
+    _, _, revoked = await whole(service)
+    found = {
+        (number, index)
+        for number, bits in revoked.items()
+        for index in range(len(bits) * 8)
+        if bits[index // 8] >> index % 8 & 1
+    }
+    assert found == {(3, 12), (9, (1 << 18) - 1)}
+
+
+# WatchChanges
+
+
+async def test_what_changes_after_the_filter_is_told(service, store):
+    header, _, _ = await whole(service)
+    published, ended = new(), new(place=(3, 12))
+    for each in (published, ended):
+        await store.publish(each)
+    await store.revoke(ended.id, ISSUER, int(time.time()))
+    messages = await watched(
+        service, header.cursor, lambda m: m[-1].revocations and m[-1].HasField("as_of_time")
+    )
+    told = b"".join(each.subjects for each in messages)
+    subjects = {told[at : at + 8] for at in range(0, len(told), 8)}
+    assert subjects == {subject_of(each.token) for each in (published, ended)}
+    (revoked,) = messages[-1].revocations
+    assert (revoked.attestation_id, revoked.subject) == (ended.id, subject_of(ended.token))
+    assert (revoked.place.list, revoked.place.index) == (3, 12)
+    assert messages[-1].presence_generation == header.generation
+
+
+async def test_one_without_a_place_is_told_without(service, store):
+    record = new()
+    header, _, _ = await whole(service)
+    await store.publish(record)
+    await store.revoke(record.id, ISSUER, int(time.time()))
+    messages = await watched(service, header.cursor, lambda m: m[-1].revocations)
+    assert not messages[-1].revocations[0].HasField("place")
+
+
+async def test_a_batch_is_encoded_once_for_all_who_watch(service, store):
+    header, _, _ = await whole(service)
+    request = pb.WatchChangesRequest(cursor=header.cursor)
+    watching = [service.watch_changes(request, None) for _ in range(31)]
+    await asyncio.gather(*(anext(each) for each in watching))
+    following = [asyncio.ensure_future(_until_change(each)) for each in watching]
+    await store.publish(new())
+    async with asyncio.timeout(10):
+        told = await asyncio.gather(*following)
+    assert all(each is told[0] for each in told)
+
+
+async def _until_change(messages):
+    async for data in messages:
+        if pb.WatchChangesResponse.FromString(data).subjects:
+            return data
+    return None
+
+
+async def test_a_cursor_of_another_store_is_refused(service):
+    request = pb.WatchChangesRequest(cursor=bytes(32))
+    with pytest.raises(CursorExpiredError):
+        await anext(service.watch_changes(request, None))

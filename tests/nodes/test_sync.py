@@ -1,0 +1,1048 @@
+"""Hearing of a peer's changes: a peer may do anything, and harms only what is known of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import time
+import tracemalloc
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import grpc
+import grpc.aio
+import pytest
+import uvloop
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exchange import status
+from exchange.client.connection import UnreachableError
+from exchange.errors import CursorExpiredError, MalformedObjectError, StoreUnavailableError
+from exchange.presence import PresenceFilter
+from exchange.statuslist import LIST_SIZE, StatusReference
+from exchange.v1 import peer_service_pb2 as pb
+from exchange.v1 import status_list_service_pb2 as lists_pb
+from nodes.call import Call
+from nodes.embedded import EmbeddedValkey
+from nodes.peers import kept, received, sync
+from nodes.peers.kept import RecentChanges, RevokedPlaces
+from nodes.peers.remote import LARGEST_MESSAGE, ChannelRemote, Remotes
+from nodes.peers.sync import PeerSync, Synchroniser, SyncState
+from nodes.store.answers import PeerAnswers
+from nodes.store.attestations import AttestationStore
+from nodes.store.statuses import StatusStore
+
+SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
+STORE, ANOTHER = b"S" * 16, b"T" * 16
+WANG, LI, ZHANG, STRANGER = b"wang....", b"li......", b"zhang...", b"nobody.."
+ID = bytes(16)
+
+
+@pytest.fixture
+def event_loop_policy():
+    return uvloop.EventLoopPolicy()  # as the node runs
+
+
+def at(place, store=STORE):
+    return store + place.to_bytes(16, "big")
+
+
+def heartbeat(place, **fields):
+    values = {"cursor": at(place), "as_of_time": datetime.now(UTC), "presence_generation": 1}
+    return pb.WatchChangesResponse(**(values | fields))
+
+
+def revocation(subject=WANG, place=(7, 3), id_=ID):
+    where = None if place is None else pb.StatusPlace(list=place[0], index=place[1])
+    return pb.Revocation(attestation_id=id_, subject=subject, place=where)
+
+
+class FakePeer:
+    """Says what a test lets it say; greets whoever watches from where it stands."""
+
+    def __init__(self, *held, place=1, generation=1, greets=True):
+        self.place, self.generation, self.greets = place, generation, greets
+        self.store = STORE
+        self.held = list(held)
+        self.lists = {}
+        self.beat = 0.1
+        self.header = {}
+        self.parts = None
+        self.watched, self.fetched = [], 0
+        self.expired = set()
+        self.messages = asyncio.Queue()
+        self.replay = {}
+        self.replaying = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def say(self, *messages):
+        for message in messages:
+            self.messages.put_nowait(message)
+
+    def change(self, *subjects, **fields):
+        self.place += 1
+        self.held += subjects
+        self.say(heartbeat(self.place, subjects=b"".join(subjects), **fields))
+
+    def filter(self):
+        made = PresenceFilter.sized(1000)
+        made.add_all(b"".join(self.held))
+        return made
+
+    async def watch(self, cursor):
+        self.watched.append(cursor)
+        if cursor in self.expired:
+            self.expired.discard(cursor)
+            raise CursorExpiredError("it cannot be continued")
+        if cursor in self.replay:
+            await self.replaying.wait()
+            yield self.replay.pop(cursor)
+        elif self.greets:
+            here = at(self.place, self.store)
+            yield heartbeat(1, cursor=here, presence_generation=self.generation)
+        while True:
+            said = await self.messages.get()
+            if isinstance(said, BaseException):
+                raise said
+            yield said
+
+    async def presence(self):
+        self.fetched += 1
+        for part in self.parts or self.whole():
+            yield part
+            await self.gate.wait()
+
+    def whole(self):
+        made = self.filter()
+        values = {
+            "cursor": at(self.place, self.store),
+            "generation": self.generation,
+            "size": len(made.bits),
+            "hashes": made.hashes,
+            "subjects": made.count,
+            "as_of_time": datetime.now(UTC),
+            "heartbeat": timedelta(seconds=self.beat),
+        } | self.header
+        yield pb.GetPresenceResponse(header=pb.PresenceHeader(**values))
+        if made.bits:
+            yield pb.GetPresenceResponse(bits=bytes(made.bits))
+        for number, bits in self.lists.items():
+            yield pb.GetPresenceResponse(revoked=pb.RevokedPlaces(list=number, bits=bits))
+
+
+class Store:
+    """A node's own store, as far as its peers' synchronisation needs it."""
+
+    def __init__(self, url, attestations):
+        self.url, self.attestations = url, attestations
+        self.answers = PeerAnswers(attestations.reads)
+        self.statuses = StatusStore(GUANGDONG, attestations.reads, attestations.writes)
+
+    @classmethod
+    async def open(cls, url):
+        return cls(url, await AttestationStore.open(url, GUANGDONG))
+
+    async def kept(self, subject, province=SICHUAN):
+        (found,) = await self.answers.get([subject])
+        return found.get(province)
+
+    async def keep(self, subject, province=SICHUAN, answer=b"answer"):
+        self.answers.put(province, subject, answer, int(time.time()) + 60)
+        assert await self.kept(subject, province) == answer
+
+    async def stored(self, province=SICHUAN):
+        value = await self.attestations.reads.execute(b"HGET", b"y", province.encode())
+        return value and value[:32]
+
+
+@pytest.fixture
+async def valkey(tmp_path):
+    embedded = EmbeddedValkey(tmp_path / "store")
+    await embedded.start()
+    yield embedded
+    await embedded.stop()
+
+
+@pytest.fixture
+async def store(valkey):
+    opened = await Store.open(valkey.url)
+    yield opened
+    await opened.attestations.close()
+
+
+def now():
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+async def begin(store):
+    """Starts the synchronisation with a peer; all end with the test."""
+    tasks = []
+
+    def start(peer, province=SICHUAN, *, answers=None, places=None, clock=now, **options):
+        options = {"leisure": 0.01, "pause": 0.01} | options
+        made = PeerSync(
+            province, peer, answers or store.answers, places or store.statuses, clock, **options
+        )
+        tasks.append(asyncio.create_task(made.run()))
+        made.task = tasks[-1]
+        return made
+
+    yield start
+    for task in tasks:
+        assert not task.done(), task.exception()
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(condition, seconds=20):
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return
+            await asyncio.sleep(0.002)
+
+
+async def fresh(made):
+    """It has heard that nothing is missing, later than this was asked."""
+    since = now()
+    await until(lambda: made.as_of is not None and made.as_of >= since)
+
+
+async def synchronised(made):
+    await until(lambda: made.state is SyncState.SYNCHRONISED)
+
+
+async def restart(made):
+    made.task.cancel()
+    await asyncio.wait({made.task})
+
+
+# From the whole state on
+
+
+async def test_nothing_is_ruled_out_before_anything_was_heard(begin):
+    peer = FakePeer(WANG)
+    peer.gate.clear()
+    made = begin(peer)
+    await until(lambda: made.state is SyncState.RESYNCHRONISING)
+    assert made.perhaps(STRANGER)
+    assert made.as_of is None
+    assert made.changed_since(STRANGER, made.mark())
+    assert not made.revoked(7, 3)
+
+
+async def test_a_filter_counts_only_once_nothing_is_missing(begin):
+    """A page of changes, after which more follow, moves the cursor but no claim."""
+    peer = FakePeer(WANG, greets=False)
+    made = begin(peer)
+    page = heartbeat(2, subjects=LI)
+    page.ClearField("as_of_time")
+    peer.say(page)
+    await until(lambda: made.changed_since(LI, 0) and peer.messages.empty())
+    assert made.as_of is None
+    assert made.perhaps(STRANGER)
+    peer.say(heartbeat(3))
+    await synchronised(made)
+    assert made.perhaps(WANG)
+    assert made.perhaps(LI)
+    assert not made.perhaps(STRANGER)
+
+
+async def test_the_whole_state_comes_first_and_then_the_changes(begin, store):
+    peer = FakePeer(WANG, place=5)
+    peer.lists[7] = b"\x08"
+    made = begin(peer)
+    await synchronised(made)
+    assert peer.watched == [at(5)]
+    assert (made.perhaps(WANG), made.perhaps(LI)) == (True, False)
+    assert (made.revoked(7, 3), made.revoked(7, 4), made.revoked(8, 3)) == (True, False, False)
+    assert (made.generation, made.resynchronisations, made.subjects) == (1, 1, 1)
+    assert made.presence_time is not None
+    await store.keep(LI)
+    mark = made.mark()
+    peer.change(LI, revocations=[revocation(ZHANG, (9, LIST_SIZE - 1))])
+    await until(lambda: made.revoked(9, LIST_SIZE - 1))
+    await fresh_after(made, peer)
+    assert made.perhaps(LI)
+    assert made.perhaps(ZHANG)
+    assert made.changed_since(LI, mark)
+    assert made.changed_since(ZHANG, mark)
+    assert not made.changed_since(WANG, mark)
+    assert not made.changed_since(LI, made.mark())
+    assert await store.kept(LI) is None
+    assert await store.stored() == at(peer.place)
+    assert made.lag is not None
+    assert made.last_error == ""
+
+
+async def fresh_after(made, peer):
+    peer.say(heartbeat(peer.place, presence_generation=peer.generation))
+    await fresh(made)
+
+
+async def test_a_revocation_without_a_place_still_ends_what_is_kept(begin, store):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    await store.keep(WANG)
+    peer.change(revocations=[revocation(WANG, None)])
+    await until(lambda: made.changed_since(WANG, 1))
+    await fresh_after(made, peer)
+    assert await store.kept(WANG) is None
+
+
+async def test_no_freshness_is_claimed_before_the_old_answer_is_forgotten(begin, store):
+    held = asyncio.Event()
+
+    class Slow:
+        cursor, begin = store.answers.cursor, store.answers.begin
+
+        async def forget(self, *args):
+            await held.wait()
+            await store.answers.forget(*args)
+
+    peer = FakePeer(WANG)
+    made = begin(peer, answers=Slow())
+    await synchronised(made)
+    await store.keep(LI)
+    before, mark = made.as_of, made.mark()
+    peer.change(LI)
+    await until(lambda: made.perhaps(LI))
+    assert made.changed_since(LI, mark)
+    for _ in range(20):
+        await asyncio.sleep(0)
+        assert made.as_of is before
+    held.set()
+    await until(lambda: made.as_of is not before)
+    assert await store.kept(LI) is None
+
+
+# Where to continue
+
+
+@pytest.mark.parametrize(("place", "start"), [(3, 3), (9, 5)])
+async def test_changes_continue_from_the_older_of_the_stored_cursor_and_the_filters(
+    begin, store, place, start
+):
+    await store.answers.begin(SICHUAN, at(5), {})
+    await store.keep(WANG)
+    peer = FakePeer(WANG, place=place)
+    made = begin(peer)
+    await synchronised(made)
+    assert peer.watched == [at(start)]
+    assert await store.kept(WANG) == b"answer"
+
+
+async def test_changes_continue_where_they_broke_off(begin, store):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    peer.change(LI)
+    await until(lambda: made.perhaps(LI))
+    peer.say(UnreachableError("gone"))
+    await until(lambda: len(peer.watched) == 2)
+    await synchronised(made)
+    assert peer.watched == [at(1), at(2)]
+    assert (peer.fetched, made.resynchronisations, made.faults) == (1, 1, 1)
+    assert made.last_error == "gone"
+
+
+async def test_a_cursor_that_cannot_be_continued_fetches_the_whole_state(begin, store):
+    peer = FakePeer(WANG, place=1)
+    made = begin(peer)
+    await synchronised(made)
+    await store.keep(WANG)
+    mark = made.mark()
+    peer.place = 50
+    peer.held.append(LI)
+    peer.lists[4] = b"\x01"
+    peer.expired.add(at(1))
+    peer.say(UnreachableError("gone"))
+    await until(lambda: peer.watched == [at(1), at(1), at(50)])
+    await synchronised(made)
+    assert made.resynchronisations == 2
+    assert made.perhaps(LI)
+    assert made.revoked(4, 0)
+    assert await store.kept(WANG) is None
+    assert made.changed_since(STRANGER, mark)
+    assert not made.changed_since(STRANGER, made.mark())
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_peer_that_lost_its_disk_is_fetched_whole(begin, store, told):
+    """It says so, or it is seen by its cursors; what was revoked stays so."""
+    peer = FakePeer(WANG, place=5)
+    peer.lists[7] = b"\x08"
+    made = begin(peer)
+    await synchronised(made)
+    await store.keep(WANG)
+    peer.held, peer.lists, peer.store, peer.place = [LI], {}, ANOTHER, 2
+    if told:
+        peer.expired.add(at(5))
+        peer.say(UnreachableError("gone"))
+    else:
+        peer.say(heartbeat(9, cursor=at(2, ANOTHER)))
+    await until(lambda: peer.watched[-1] == at(2, ANOTHER))
+    await until(lambda: made.perhaps(LI))
+    assert not made.perhaps(WANG)
+    assert made.revoked(7, 3)
+    assert await store.kept(WANG) is None
+    assert await store.stored() == at(2, ANOTHER)
+    peer.say(UnreachableError("gone"))
+    await until(lambda: len(peer.watched) == 4 - (not told))
+    await synchronised(made)
+    assert made.resynchronisations == 2
+
+
+async def test_a_peer_that_lost_its_disk_while_this_node_was_down(begin, store):
+    await store.answers.begin(SICHUAN, at(5), {})
+    await store.keep(WANG)
+    peer = FakePeer(LI)
+    peer.store = ANOTHER
+    made = begin(peer)
+    await synchronised(made)
+    assert peer.watched == [at(1, ANOTHER)]
+    assert peer.fetched == 1
+    assert await store.kept(WANG) is None
+
+
+async def test_what_was_revoked_is_known_after_a_restart(begin, store):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    peer.change(WANG, revocations=[revocation(WANG, (7, 3))])
+    await until(lambda: store_has(store, peer.place))
+    again = begin(FakePeer(place=peer.place), SICHUAN)
+    await synchronised(again)
+    assert again.revoked(7, 3)
+    assert await store.statuses.bits(SICHUAN, 7)
+
+
+async def store_has(store, place):
+    return await store.stored() == at(place)
+
+
+async def test_another_provinces_answers_and_places_are_left_alone(begin, store):
+    await store.answers.begin(SHANGHAI, at(1, ANOTHER), {})
+    await store.keep(WANG, SHANGHAI)
+    shanghai = begin(FakePeer(WANG), SHANGHAI)
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(shanghai)
+    await synchronised(made)
+    await store.keep(WANG, SHANGHAI)
+    peer.change(WANG, revocations=[revocation(WANG, (7, 3))])
+    await until(lambda: made.revoked(7, 3))
+    await fresh_after(made, peer)
+    assert not shanghai.revoked(7, 3)
+    assert await store.kept(WANG, SHANGHAI) == b"answer"
+
+
+# The own store
+
+
+async def test_a_store_that_is_gone_stops_the_claim_and_is_continued_from(begin, store, valkey):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    os.kill(valkey.pid, signal.SIGKILL)
+    before = made.as_of
+    peer.change(LI)
+    await until(lambda: made.state is SyncState.SILENT)
+    assert made.as_of in {before, None}
+    assert "store" in made.last_error
+    peer.say(heartbeat(2, subjects=LI))
+    await synchronised(made)
+    assert peer.watched[-1] == at(1)
+    await until(lambda: store_has(store, 2))
+    assert made.perhaps(LI)
+
+
+async def test_a_store_that_came_back_without_its_last_is_told_anew(begin, store):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    earlier = await store.attestations.reads.execute(b"HGET", b"y", SICHUAN.encode())
+    peer.change(LI)
+    await until(lambda: store_has(store, 2))
+    await store.attestations.reads.execute(b"HSET", b"y", SICHUAN.encode(), earlier)
+    await store.keep(LI)
+    peer.greets = False
+    peer.say(heartbeat(2))
+    await until(lambda: len(peer.watched) == 2)
+    assert made.as_of is None  # the old answer is back
+    peer.say(heartbeat(2, subjects=LI))
+    await synchronised(made)
+    assert peer.watched == [at(1), at(1)]
+    assert await store.kept(LI) is None
+
+
+async def test_a_store_that_is_emptied_begins_anew(begin, store):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    peer.change(WANG, revocations=[revocation(WANG, (7, 3))])
+    await until(lambda: store_has(store, 2))
+    await store.attestations.reads.execute(b"FLUSHALL")
+    peer.say(heartbeat(2))
+    await until(lambda: made.resynchronisations == 2)
+    await synchronised(made)
+    assert await store.stored() == at(2)
+    assert (await store.statuses.load(SICHUAN))[7][0] == 8
+
+
+async def test_a_rewind_begins_at_once_from_the_stored_cursor(begin):
+    peer = FakePeer(WANG)
+    made = begin(peer, pause=60)
+    await synchronised(made)
+    made.rewind()
+    await until(lambda: len(peer.watched) == 2)
+    await fresh_after(made, peer)
+    assert (made.faults, made.resynchronisations) == (0, 1)
+
+
+# Clocks and silence
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_peers_clock_decides_nothing(begin, hours):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    before = now()
+    peer.change(LI, as_of_time=now() + timedelta(hours=hours))
+    await until(lambda: made.as_of >= before)
+    assert made.as_of <= now()
+    assert abs(made.lag + timedelta(hours=hours)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("seconds", [-(1 << 63), -1, 1 << 40, (1 << 63) - 1])
+async def test_a_time_that_cannot_be_harms_nothing(begin, seconds):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    before = now()
+    peer.change(LI, as_of_time=Timestamp(seconds=seconds, nanos=-(1 << 31)))
+    await until(lambda: made.as_of >= before)
+    assert made.lag is None
+
+
+async def test_a_peer_that_falls_silent_is_left_and_asked_anew(begin):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    as_of = made.as_of
+    await until(lambda: made.state is SyncState.SILENT)
+    assert made.as_of is as_of
+    assert made.last_error == "it said nothing for 1 s"
+    await synchronised(made)
+    assert peer.fetched == 2  # its heartbeat, which may be another one now
+    assert made.resynchronisations == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (Duration(seconds=3600), 60),
+        (Duration(seconds=1 << 62, nanos=-1), 60),
+        (Duration(seconds=-5), 0.1),
+        (Duration(nanos=1), 0.1),
+        (Duration(), 5),
+        (Duration(seconds=2), 2),
+    ],
+)
+async def test_nobody_may_be_silent_for_an_hour(said, seconds):
+    peer = FakePeer()
+    peer.header = {"heartbeat": said}
+    assert (await received.read_header(peer.whole_now())).heartbeat == seconds
+
+
+async def _given(parts):
+    for part in parts:
+        yield part
+
+
+FakePeer.whole_now = lambda self: _given(self.whole())
+
+
+# A new filter
+
+
+async def test_a_new_filter_is_fetched_and_nothing_said_meanwhile_is_lost(begin):
+    peer = FakePeer(WANG, generation=1)
+    made = begin(peer)
+    await synchronised(made)
+    peer.held, peer.generation = [LI], 2  # Wang has left
+    peer.gate.clear()
+    peer.say(heartbeat(1, presence_generation=2))
+    await until(lambda: peer.fetched == 2)
+    peer.change(ZHANG, presence_generation=2)
+    await until(lambda: made.perhaps(ZHANG))
+    peer.replay[at(1)] = heartbeat(2, subjects=ZHANG, presence_generation=2)
+    peer.gate.set()
+    await until(lambda: nudged(peer, len(peer.watched) == 2))
+    assert peer.watched[-1] == at(1)  # where the new filter begins
+    assert made.generation == 2
+    assert made.perhaps(WANG)  # the old one, while changes are missing in the new
+    assert made.perhaps(ZHANG)
+    peer.replaying.set()
+    await until(lambda: not made.perhaps(WANG))
+    assert made.perhaps(LI)
+    assert made.perhaps(ZHANG)
+    assert (made.faults, made.resynchronisations) == (0, 1)
+
+
+def nudged(peer, condition):
+    """A heartbeat as long as something is not the case."""
+    if not condition and peer.messages.empty():
+        peer.say(heartbeat(peer.place, presence_generation=peer.generation))
+    return condition
+
+
+async def test_a_new_filter_that_cannot_be_had_leaves_the_old_one(begin):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    peer.parts = [pb.GetPresenceResponse()]
+    peer.generation = 2
+    for _ in range(50):
+        peer.change(LI, presence_generation=2)
+        await asyncio.sleep(0.01)
+        if made.faults:
+            break
+    assert made.faults == 1
+    assert made.state is SyncState.SYNCHRONISED
+    assert made.perhaps(WANG)
+    assert made.perhaps(LI)
+    assert len(peer.watched) == 1
+    peer.parts = None
+    while made.generation != 2:
+        peer.change(LI, presence_generation=2)
+        await asyncio.sleep(0.01)
+    await until(lambda: len(peer.watched) == 2)
+
+
+# Hostile peers
+
+
+def message(**fields):
+    return heartbeat(2, **fields)
+
+
+MALFORMED = {
+    "a short cursor": (message(cursor=at(2)[:-1]), "cursor"),
+    "no cursor": (message(cursor=b""), "cursor"),
+    "a cursor that goes back": (message(cursor=at(0)), "cursor"),
+    "half a subject": (message(subjects=WANG + b"li"), "subjects"),
+    "a short id": (message(revocations=[revocation(id_=b"1")]), "revocations.attestation_id"),
+    "a long subject": (message(revocations=[revocation(WANG + LI)]), "revocations.subject"),
+    "an index out of range": (
+        message(revocations=[revocation(place=(1, LIST_SIZE))]),
+        "revocations.place.index",
+    ),
+    "too many lists": (
+        message(revocations=[revocation(place=(n, 0)) for n in range(kept.MOST_LISTS + 1)]),
+        "revoked.list",
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "field"), MALFORMED.values(), ids=MALFORMED)
+async def test_a_message_that_breaks_the_contract_is_refused(begin, store, said, field):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    peer.say(said)
+    await until(lambda: made.faults)
+    assert made.last_error.startswith(field + ":")
+    assert await store.stored() == at(1)
+    await synchronised(made)
+
+
+PRESENCES = {
+    "nothing": [],
+    "no header": [pb.GetPresenceResponse(bits=b"12345678")],
+    "an empty part": [pb.GetPresenceResponse()],
+    "no cursor": {"cursor": b""},
+    "a crooked size": {"size": 2001},
+    "a size too large": {"size": (1 << 30) + 8},
+    "a size of all that there is": {"size": (1 << 64) - 8},
+    "more announced than sent": {"size": 4096},
+    "more sent than announced": {"size": 8},
+    "no hashes": {"hashes": 0},
+    "too many hashes": {"hashes": 1 << 31},
+}
+
+
+@pytest.mark.parametrize("said", PRESENCES.values(), ids=PRESENCES)
+async def test_a_presence_that_breaks_the_contract_is_refused(begin, store, said):
+    peer = FakePeer(WANG)
+    if isinstance(said, dict):
+        peer.header = said
+    else:
+        peer.parts = said or iter(())
+    made = begin(peer)
+    await until(lambda: made.faults)
+    assert made.as_of is None
+    assert made.perhaps(STRANGER)
+    assert await store.stored() is None
+    peer.header, peer.parts = {}, None
+    await synchronised(made)
+    assert not made.perhaps(STRANGER)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        itertools.repeat(pb.GetPresenceResponse(bits=b"")),
+        itertools.repeat(pb.GetPresenceResponse(bits=b"1")),
+        itertools.repeat(pb.GetPresenceResponse(revoked=pb.RevokedPlaces(list=1, bits=b"1"))),
+        (
+            pb.GetPresenceResponse(revoked=pb.RevokedPlaces(list=n, bits=b"1"))
+            for n in itertools.count()
+        ),
+        [pb.GetPresenceResponse(revoked=pb.RevokedPlaces(bits=bytes(LIST_SIZE // 8 + 1)))],
+        itertools.repeat(pb.GetPresenceResponse()),
+    ],
+    ids=["no bits", "bit by bit", "a list again", "lists", "a long list", "nothing"],
+)
+async def test_a_presence_without_end_is_refused(parts):
+    header = received.Header(at(1), 1, 1 << 30, 6, 1, 5.0)
+    with pytest.raises(MalformedObjectError):
+        await received.read_filter(header, _given(parts), RevokedPlaces().merge, 5.0)
+
+
+async def test_memory_grows_with_what_arrives_and_not_with_what_is_announced():
+    header = received.Header(at(1), 1, 1 << 30, 6, 1, 5.0)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedObjectError):
+            await received.read_filter(
+                header,
+                _given([pb.GetPresenceResponse(bits=bytes(4096))]),
+                RevokedPlaces().merge,
+                5.0,
+            )
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+async def test_more_subjects_are_claimed_than_a_filter_holds(begin):
+    peer = FakePeer(WANG)
+    peer.header = {"subjects": (1 << 64) - 1}
+    made = begin(peer)
+    await synchronised(made)
+    assert made.subjects < 1 << 40
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RuntimeError("Wang"),
+        KeyError(WANG),
+        MemoryError(),
+        TimeoutError(),
+        OSError(5, "broken"),
+        asyncio.CancelledError(),
+        StoreUnavailableError("two\nlines " + "x" * 1000),
+        ExceptionGroup("several", [ValueError()]),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+async def test_whatever_goes_wrong_is_survived_and_said_in_one_line(begin, fault):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    peer.say(fault)
+    await until(lambda: made.faults == 1)
+    await synchronised(made)
+    assert 0 < len(made.last_error) <= 200
+    assert made.last_error.isprintable()
+    assert "wang" not in made.last_error.lower()
+
+
+async def test_a_flood_of_nothing_new_is_left(begin):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    for _ in range(sync.NOTHING_NEW + 1):
+        peer.say(heartbeat(1))
+    await until(lambda: made.faults)
+    assert made.last_error == "it floods with what is not new"
+
+
+async def test_a_peer_that_never_pauses_takes_no_time_from_another(begin):
+    class Flood(FakePeer):
+        async def watch(self, cursor):
+            place = int.from_bytes(cursor[16:], "big")
+            for number in itertools.count():  # never waits for anything
+                place += 1
+                subjects = number.to_bytes(8, "little") * 20_000
+                yield heartbeat(place, subjects=subjects)
+
+    flood = begin(Flood(), SHANGHAI)
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    await until(lambda: flood.mark() > 3)
+    slowest = 0.0
+    for _ in range(20):
+        since = time.perf_counter()
+        peer.change(LI)
+        before = made.mark()
+        await until(lambda before=before: made.mark() > before)
+        slowest = max(slowest, time.perf_counter() - since)
+    assert flood.state is SyncState.SYNCHRONISED
+    assert slowest < 5  # a turn of the flood's would be as long as all of its messages
+
+
+async def test_a_peer_that_is_always_expired_is_asked_less_and_less(begin):
+    class Expired(FakePeer):
+        async def watch(self, cursor):
+            self.watched.append(cursor)
+            raise CursorExpiredError("again")
+            yield
+
+    peer = Expired(WANG)
+    made = begin(peer, pause=0.05)
+    await until(lambda: made.faults == 4)
+    assert peer.fetched == 4
+    assert made.as_of is None
+    assert made.state is not SyncState.SYNCHRONISED
+
+
+# What is kept in memory
+
+
+@given(st.lists(st.lists(st.binary(min_size=8, max_size=8), max_size=20), max_size=20))
+def test_a_change_is_never_missed_since_a_mark(messages):
+    recent = RecentChanges()
+    recent.begin()
+    marks = [recent.mark()]
+    for subjects in messages:
+        recent.next()
+        recent.note(b"".join(subjects))
+        marks.append(recent.mark())
+    for number, mark in enumerate(marks):
+        for subjects in messages[number:]:
+            assert all(recent.since(subject, mark) for subject in subjects)
+    assert not any(recent.since(each, recent.mark()) for some in messages for each in some)
+
+
+def test_nothing_is_known_from_before_a_beginning():
+    recent = RecentChanges()
+    mark = recent.mark()
+    assert recent.since(WANG, mark)
+    recent.begin()
+    assert recent.since(WANG, mark)
+    assert not recent.since(WANG, recent.mark())
+
+
+places = st.tuples(st.integers(0, 3), st.integers(0, LIST_SIZE - 1) | st.integers(0, 40))
+
+
+@given(st.lists(places, max_size=30), st.lists(places, max_size=30), st.lists(places, max_size=30))
+def test_revoked_places_are_those_that_were_set_in_any_way(one_by_one, merged, others):
+    revoked = RevokedPlaces()
+    bits = {}
+    for number, index in merged:
+        bits.setdefault(number, bytearray(LIST_SIZE // 8))[index // 8] |= 1 << index % 8
+    for number, index in one_by_one[::2]:
+        revoked.add(number, index)
+    for number, some in bits.items():
+        revoked.merge(number, some)
+    for number, index in one_by_one[1::2]:
+        revoked.add(number, index)
+    expected = {*one_by_one, *merged}
+    assert {place for place in {*others, *expected} if place in revoked} == expected
+    again = RevokedPlaces()
+    for number, some in revoked.lists().items():
+        again.merge(number, some)
+    assert again.lists() == revoked.lists()
+
+
+# All of them
+
+
+def trust(*provinces, addresses=("127.0.0.1:1",)):
+    profiles = {code: SimpleNamespace(addresses=addresses) for code in provinces}
+    return SimpleNamespace(profiles=profiles)
+
+
+async def test_each_province_of_the_trust_list_is_followed_and_no_other(store):
+    peers = {code: FakePeer(WANG) for code in (SICHUAN, SHANGHAI)}
+    peers[SICHUAN].lists[7] = b"\x08"
+    all_of_them = Synchroniser(GUANGDONG, peers.__getitem__, store.answers, store.statuses, now)
+    all_of_them.follow(trust(GUANGDONG, SICHUAN, SHANGHAI))
+    sichuan, shanghai = map(all_of_them.get, (SICHUAN, SHANGHAI))
+    assert all_of_them.get(GUANGDONG) is None
+    await synchronised(sichuan)
+    await synchronised(shanghai)
+    assert all_of_them.revoked(StatusReference(SICHUAN, 7, 3))
+    assert not all_of_them.revoked(StatusReference(SHANGHAI, 7, 3))
+    assert not all_of_them.revoked(StatusReference("110000", 7, 3))
+    all_of_them.rewind()
+    await until(lambda: all(len(peer.watched) == 2 for peer in peers.values()))
+    all_of_them.follow(trust(GUANGDONG, SICHUAN))
+    assert all_of_them.get(SHANGHAI) is None
+    assert all_of_them.get(SICHUAN) is sichuan
+    all_of_them.follow(trust(SICHUAN, addresses=()))
+    assert all_of_them.get(SICHUAN) is None
+    await all_of_them.close()
+
+
+# Over gRPC
+
+
+class Served:
+    """A node's answers, byte by byte."""
+
+    def __init__(self):
+        self.messages, self.error, self.lists = [], None, b""
+        self.asked = []
+
+    async def stream(self, request, context):
+        self.asked.append(request)
+        for each in self.messages:
+            yield each
+        if isinstance(self.error, asyncio.Event):
+            await self.error.wait()
+        elif self.error is not None:
+            found = status.to_status(self.error)
+            context.set_trailing_metadata(((status.DETAILS_KEY, found.SerializeToString()),))
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, "no")
+
+    async def unary(self, request, _context):
+        self.asked.append(lists_pb.BatchGetStatusListsRequest.FromString(request))
+        return self.lists
+
+
+@pytest.fixture
+async def served():
+    node = Served()
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(
+                "tongxing.v1.PeerService",
+                {
+                    name: grpc.unary_stream_rpc_method_handler(node.stream)
+                    for name in ("WatchChanges", "GetPresence")
+                },
+            ),
+            grpc.method_handlers_generic_handler(
+                "tongxing.v1.StatusListService",
+                {"BatchGetStatusLists": grpc.unary_unary_rpc_method_handler(node.unary)},
+            ),
+        )
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    options = [("grpc.max_receive_message_length", 16 << 20)]
+    node.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options)
+    peer = SimpleNamespace(link=SimpleNamespace(channel=node.channel), circuit_open=False)
+    node.peer = peer
+    node.links = SimpleNamespace(get={SICHUAN: peer}.get)
+    yield node
+    await node.channel.close()
+    await server.stop(None)
+
+
+async def taken(messages, most=3):
+    async with contextlib.aclosing(messages) as given_:
+        return [message async for message, _ in _zip(given_, range(most))]
+
+
+async def _zip(messages, numbers):
+    for number in numbers:
+        try:
+            yield await anext(messages), number
+        except StopAsyncIteration:
+            return
+
+
+async def test_a_peers_changes_come_over_its_channel(served):
+    served.messages = [heartbeat(n).SerializeToString() for n in (1, 2)]
+    found = await taken(ChannelRemote(SICHUAN, served.links).watch(at(1)))
+    assert [each.cursor for each in found] == [at(1), at(2)]
+    assert pb.WatchChangesRequest.FromString(served.asked[0]).cursor == at(1)
+
+
+async def test_a_peers_state_comes_over_its_channel(served):
+    parts = list(FakePeer(WANG).whole())
+    served.messages = [each.SerializeToString() for each in parts]
+    assert await taken(ChannelRemote(SICHUAN, served.links).presence()) == parts
+
+
+async def test_an_expired_cursor_is_told_from_other_faults(served):
+    remote = ChannelRemote(SICHUAN, served.links)
+    served.error = CursorExpiredError("too old", field="cursor")
+    with pytest.raises(CursorExpiredError, match="too old"):
+        await taken(remote.watch(at(1)))
+    served.error = StoreUnavailableError("its store")
+    with pytest.raises(StoreUnavailableError, match="its store"):
+        await taken(remote.watch(at(1)))
+
+
+@pytest.mark.parametrize("said", [b"\xff", b"\x0a" + b"\x80" * 20, bytes(LARGEST_MESSAGE + 1)])
+async def test_a_message_that_cannot_be_read_is_refused(served, said):
+    served.messages = [said]
+    with pytest.raises(MalformedObjectError):
+        await taken(ChannelRemote(SICHUAN, served.links).watch(at(1)))
+
+
+async def test_a_channel_that_is_closed_is_no_end_of_the_task(served):
+    """gRPC ends the calls of a channel that closes as if their task were cancelled."""
+    served.error = asyncio.Event()
+    waiting = asyncio.create_task(taken(ChannelRemote(SICHUAN, served.links).watch(at(1))))
+    await until(lambda: served.asked)
+    await served.channel.close()
+    with pytest.raises(UnreachableError):
+        await waiting
+    with pytest.raises(UnreachableError):
+        await taken(ChannelRemote(SICHUAN, served.links).watch(at(1)))
+
+
+async def test_a_task_that_is_cancelled_ends(served):
+    served.error = asyncio.Event()
+    waiting = asyncio.create_task(taken(ChannelRemote(SICHUAN, served.links).watch(at(1))))
+    await until(lambda: served.asked)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
+
+
+async def test_a_province_without_a_channel_cannot_be_reached(served):
+    with pytest.raises(UnreachableError):
+        await taken(ChannelRemote(SHANGHAI, served.links).watch(at(1)))
+    with pytest.raises(UnreachableError):
+        await Remotes(served.links, 1.0).status_lists(SHANGHAI, ["uri"], Call(None, "r"))
+
+
+async def test_status_lists_come_in_their_order_and_one_may_fail_alone(served):
+    failed = lists_pb.StatusListItem(status=status.to_status(CursorExpiredError("no")))
+    items = [lists_pb.StatusListItem(signed=b"one"), failed]
+    served.lists = lists_pb.BatchGetStatusListsResponse(items=items).SerializeToString()
+    remotes = Remotes(served.links, 5.0)
+    assert await remotes.status_lists(SICHUAN, ["a", "b"], Call(None, "r")) == [b"one", b""]
+    assert list(served.asked[0].uris) == ["a", "b"]
+    with pytest.raises(MalformedObjectError):
+        await remotes.status_lists(SICHUAN, ["a"], Call(None, "r"))
+    served.lists = b"\xff"
+    with pytest.raises(MalformedObjectError):
+        await remotes.status_lists(SICHUAN, ["a"], Call(None, "r"))
+    served.peer.circuit_open = True
+    with pytest.raises(UnreachableError):
+        await remotes.status_lists(SICHUAN, ["a"], Call(None, "r"))
