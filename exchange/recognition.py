@@ -85,7 +85,7 @@ _VERDICT_TEXTS = {
     Verdict.ACCEPTED: Text("认可", "accepted"),
     Verdict.EXPIRED: Text("过期", "expired"),
     Verdict.REVOKED: Text("撤销", "revoked"),
-    Verdict.STALE: Text("数据过旧", "superseded by newer data"),
+    Verdict.STALE: Text("数据过旧", "the data is out of date"),
     Verdict.BAD_SIGNATURE: Text("验签失败", "the signature does not verify"),
     Verdict.UNKNOWN_ISSUER: Text("未知发码方", "no trusted key signed it"),
     Verdict.NOT_RECOGNIZED_BY_RULE: Text("规则不认可", "no rule accepts it"),

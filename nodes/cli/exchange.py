@@ -270,7 +270,7 @@ def _print(seen: Overview) -> None:
                 "同步 heard",
                 "时延 lag",
                 "过滤器 filter",
-                "错误 errors",
+                "错误 failed",
                 "MiB",
             ),
             (_row(view, seen) for view in seen.nodes),
@@ -305,20 +305,11 @@ def _row(view: NodeView, seen: Overview) -> tuple[str, ...]:
         str(view.pid or "是 yes"),  # who was started otherwise answers, too
         str(answer.trust_version),
         f"{view.synchronised}/{len(seen.nodes) - 1}",
-        "" if view.lag is None else f"{view.lag.total_seconds() * 1000:,.0f} ms",
-        _age(view, seen.time),
-        f"{view.errors:,} of {view.calls:,}",
+        output.milliseconds(view.lag),
+        output.age(view.presence, seen.time) if answer.peers else "",
+        f"{view.errors:,}/{view.calls:,}",
         f"{answer.memory_bytes / 2**20:,.0f}",
     )
-
-
-def _age(view: NodeView, now: datetime) -> str:
-    if view.presence is not None:
-        seconds = max(0, round((now - view.presence).total_seconds()))
-        minutes, rest = divmod(seconds, 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-    return "从未 never" if view.answer and view.answer.peers else ""
 
 
 def _unheard_table(seen: Overview) -> Any:

@@ -32,11 +32,13 @@ __all__ = [
     "Form",
     "FormOption",
     "State",
+    "age",
     "clean",
     "console",
     "enum_name",
     "error_document",
     "lines",
+    "milliseconds",
     "moment",
     "plain",
     "print_error",
@@ -197,6 +199,22 @@ def moment(time: datetime | Timestamp | None) -> str:
     if not isinstance(time, datetime):
         time = datetime.fromtimestamp(time.seconds, UTC)
     return time.astimezone(_CHINA).isoformat(" ", "seconds")
+
+
+def age(time: datetime | None, now: datetime) -> str:
+    """How long ago something was, in two units."""
+    if time is None:
+        return "从未 never"
+    seconds = max(0, round((now - time).total_seconds()))
+    for unit, name, below, of in ((86400, "d", "h", 3600), (3600, "h", "min", 60)):
+        if seconds >= unit:
+            return f"{seconds // unit} {name} {seconds % unit // of} {below}"
+    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+
+
+def milliseconds(span: timedelta | None) -> str:
+    """A short span; empty for none."""
+    return "" if span is None else f"{span.total_seconds() * 1000:,.0f} ms"
 
 
 def province_name(code: str) -> str:

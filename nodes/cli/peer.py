@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,7 +18,11 @@ __all__ = ["peer"]
 
 peer = typer.Typer(no_args_is_help=True, help="The other provinces (对端省份).")
 
-_STATES = {"SYNCHRONISED": "同步", "RESYNCHRONISING": "同步中", "SILENT": "失联"}
+_STATES = {
+    "SYNCHRONISED": "同步 heard",
+    "RESYNCHRONISING": "同步中 fetching",
+    "SILENT": "失联 silent",
+}
 
 
 @peer.callback()
@@ -43,17 +48,15 @@ def list_(client_file: ClientOption = None, form: FormOption = Form.PRETTY) -> N
             f"{output.province_name(answer.province)}: 对端省份 Peers",
             (
                 "省级行政区 province",
-                "地址 addresses",
                 "状态 state",
                 "截至 as of",
-                "持码人 subjects",
-                "过滤器 filter",
+                "过滤器",
+                "持码人",
                 "时延 lag",
-                "调用 calls",
-                "重同步 resyncs",
-                "最近故障 last fault",
+                "失败 failed",
+                "故障 fault",
             ),
-            (_row(each) for each in answer.peers),
+            (_row(each, datetime.now(UTC)) for each in answer.peers),
         )
     )
     print(
@@ -63,22 +66,20 @@ def list_(client_file: ClientOption = None, form: FormOption = Form.PRETTY) -> N
     )
 
 
-def _row(each: Peer) -> tuple[Any, ...]:
+def _row(each: Peer, now: datetime) -> tuple[str, ...]:
     from exchange.v1 import peering_service_pb2 as pb
 
     state = output.enum_name(pb.PeerState, each.state)
-    known = each.HasField("presence_time")
+    cut = " 熔断 circuit open" if each.circuit_open else ""
     return (
         output.province_name(each.province),
-        output.lines(each.addresses),
-        f"{_STATES.get(state, '')} {state}".strip() + (" 熔断 circuit open" * each.circuit_open),
-        output.moment(each.as_of_time) if each.HasField("as_of_time") else "从未 never",
-        f"{each.subjects:,}" if known else "",
-        f"{each.presence_generation}: {output.moment(each.presence_time)}"
-        if known
-        else "从未 never",
-        f"{each.lag.ToTimedelta().total_seconds() * 1000:,.0f} ms" if each.HasField("lag") else "",
-        f"{each.calls:,}, {each.errors:,} 失败 failed",
-        f"{each.resynchronisations:,}",
+        f"{_STATES.get(state, state)}{cut}",
+        output.age(each.as_of_time.ToDatetime(UTC) if each.HasField("as_of_time") else None, now),
+        output.age(
+            each.presence_time.ToDatetime(UTC) if each.HasField("presence_time") else None, now
+        ),
+        f"{each.subjects:,}",
+        output.milliseconds(each.lag.ToTimedelta() if each.HasField("lag") else None),
+        f"{each.errors:,}/{each.calls:,}",
         each.last_error,
     )

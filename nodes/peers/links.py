@@ -234,6 +234,7 @@ def _link(endpoint: Endpoint) -> Link:
             ("grpc.max_receive_message_length", _LARGEST_ANSWER),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 5_000),
             ("grpc.enable_retries", 0),
         ],

@@ -22,7 +22,9 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from exchange import attestations, cose
 from exchange.client.link import Link
+from exchange.errors import TongxingError
 from exchange.presence import subject_of
 from exchange.recognition import MOST_PER_PROVINCE
 from exchange.trust.trustlist import TrustList
@@ -328,8 +330,8 @@ class Lookup:
     def _keep(self, province: str, token: bytes, subject: pb.SubjectAttestations) -> None:
         kept = token + subject.SerializeToString()
         if len(kept) <= LARGEST_KEPT:
-            expires = int(self._clock().timestamp()) + KEPT_SECONDS
-            self._answers.put(province, subject_of(token), kept, expires)
+            until = _first_end(subject, int(self._clock().timestamp()) + KEPT_SECONDS)
+            self._answers.put(province, subject_of(token), kept, until)
 
     async def _answer(
         self, peer: Peer, request: pb.FetchAttestationsRequest, call: Call, end: float
@@ -480,6 +482,16 @@ def _read(
         as_of=as_of,
         calls=calls,
     )
+
+
+def _first_end(subject: pb.SubjectAttestations, latest: int) -> int:
+    """The Unix second when something in an answer ends; its province forgets it, and so must we."""
+    for signed in (*subject.signed_attestations, *subject.revoked_attestations):
+        with contextlib.suppress(TongxingError):
+            message = cose.parse(signed, cose.ObjectType.ATTESTATION)
+            ends = attestations.decode(message.payload).expires_at
+            latest = min(latest, int(ends.timestamp()))
+    return latest
 
 
 def _read_kept(kept: bytes, token: bytes, as_of: datetime | None) -> Found | None:

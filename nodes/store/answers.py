@@ -160,9 +160,9 @@ class PeerAnswers:
         """
         field = province.encode()
         lives = self._connection.lives
-        self._known().pop(field, None)
         stored = await self._connection.execute(b"HGET", CURSORS, field)
         if stored is None:
+            self._known().pop(field, None)
             return None
         if len(stored) != CURSOR_BYTES + GENERATION_BYTES:
             raise StoreUnavailableError(

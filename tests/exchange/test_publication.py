@@ -313,9 +313,9 @@ def test_words_of_a_revocation_that_hold_an_identity_number_are_refused(
     words = written.format(spaced.format(*parts))
     wide = words.translate({ord(c): ord(c) + 0xFEE0 for c in "0123456789X"})
     for text in (words, wide, words.lower()):
-        for given, field in (((text, ""), "reason"), (("错", text), "authority")):
+        for reason, authority, field in ((text, "", "reason"), ("错", text, "authority")):
             with pytest.raises(InvalidFieldError) as caught:
-                publication.check_revocation(*given, world.now)
+                publication.check_revocation(reason, authority, world.now)
             assert caught.value.field == field
             assert world.number[6:14] not in str(caught.value)
 

@@ -19,12 +19,15 @@ import redis
 from exchange import attestations, cose, publication
 from exchange.client import Purpose
 from exchange.keys import Algorithm, PrivateKey, PublicKey
+from exchange.presence import subject_of
 from exchange.v1 import recognition_service_pb2 as recognition
 from exchange.v1 import types_pb2
+from nodes.store.changes import journal, note_published
 from nodes.trial import TrialExchange
 
 CHECK = Purpose.PURPOSE_ENTRY_CHECK
 GREEN = ("RECOGNIZED", "GREEN", "ACCEPTED")
+NOTHING = ("NOT_RECOGNIZED", "UNSPECIFIED", "NO_RECORD")
 SILENT = ("INDETERMINATE", "UNSPECIFIED", "UNAVAILABLE")
 RED = ("NOT_RECOGNIZED", "RED", "NOT_RECOGNIZED_BY_RULE")
 
@@ -49,7 +52,7 @@ def exchange(tmp_path_factory, invented, no_traces):
     trial = TrialExchange(
         tmp_path_factory.mktemp("peers"),
         ("510000", "440000", "310000"),
-        issuers={"510000": (invented.ISSUER_CREDIT_CODE,)},
+        issuers=dict.fromkeys(("510000", "310000"), (invented.ISSUER_CREDIT_CODE,)),
     )
     with trial:
         trial.start(environment={"TONGXING_LOG__LEVEL": "debug"})
@@ -65,16 +68,29 @@ async def gate(exchange):
 
 
 @pytest.fixture
-async def published(exchange, people):
-    """Publishes in Sichuan."""
-    async with exchange.client("510000", "issuer") as issuer:
+async def published(exchange, people, gate):
+    """Publishes, and waits until Guangdong knows that there is something, without asking for it."""
 
-        async def publish(*messages):
-            for message in messages:
-                await issuer.publish(message)
-            return messages[0]
+    async def publish(message, province="510000"):
+        async with exchange.client(province, "issuer") as issuer:
+            await issuer.publish(message)
+            later = people.tested()  # changes come in their order
+            await issuer.publish(later)
+        await until(gate, later.document, GREEN)
+        return message
 
-        yield publish
+    return publish
+
+
+@pytest.fixture
+async def in_two_provinces(people, published):
+    """Publishes in Sichuan, and in Shanghai a green of the same holder, which nobody asks for."""
+
+    async def publish(message):
+        await published(people.tested(document=message.document), "310000")
+        return await published(message)
+
+    return publish
 
 
 @contextlib.contextmanager
@@ -90,16 +106,25 @@ async def until(gate, document, expected, seconds=20):
     """Ask again until the decision is as expected."""
     async with asyncio.timeout(seconds):
         while summary(decision := await gate.recognize(document, CHECK)) != expected:
-            assert summary(decision) in (SILENT, expected)
+            assert summary(decision) in (SILENT, NOTHING, expected)
             await asyncio.sleep(0.05)
     return decision
 
 
-async def test_a_silent_peer_makes_a_green_indeterminate_and_never_an_error(
-    exchange, people, gate, published
+async def until_heard(gate, document, seconds=20):
+    """Ask again until Sichuan is known to hold something."""
+    async with asyncio.timeout(seconds):
+        while True:
+            decision = await gate.recognize(document, CHECK)
+            if states(decision)["510000"] != "NO_RECORD":
+                return decision
+            await asyncio.sleep(0.01)
+
+
+async def test_a_silent_peer_that_may_know_makes_a_green_indeterminate_and_never_an_error(
+    exchange, people, gate, in_two_provinces
 ):
-    message = await published(people.tested())
-    await until(gate, message.document, GREEN)
+    message = await in_two_provinces(people.tested())
     with stopped(exchange, "310000"):
         decision = await gate.recognize(message.document, CHECK)
         assert summary(decision) == SILENT
@@ -114,6 +139,19 @@ async def test_a_silent_peer_makes_a_green_indeterminate_and_never_an_error(
     await until(gate, message.document, GREEN)
 
 
+async def test_a_silent_peer_that_knows_nothing_of_the_holder_turns_nobody_away(
+    exchange, people, gate, published
+):
+    message = await published(people.tested())
+    with stopped(exchange, "310000"):
+        decision = await gate.recognize(message.document, CHECK)
+    assert summary(decision) == GREEN
+    (shanghai,) = (each for each in decision.answers if each.province == "310000")
+    assert states(decision)["310000"] == "NO_RECORD"
+    assert shanghai.HasField("as_of_time")
+    assert shanghai.calls == 0
+
+
 async def test_a_silent_home_province_is_named(exchange, people, gate, published):
     message = await published(people.tested())
     with stopped(exchange, "510000"):
@@ -121,13 +159,13 @@ async def test_a_silent_home_province_is_named(exchange, people, gate, published
         assert summary(decision) == SILENT
         assert states(decision)["510000"] == "UNREACHABLE"
         nobody = await gate.recognize(people.document(), CHECK)
-        assert summary(nobody) == SILENT
+        assert summary(nobody) == NOTHING
+        assert states(nobody)["510000"] == "NO_RECORD"
     await until(gate, message.document, GREEN)
 
 
-async def test_a_red_at_hand_stands_whoever_is_silent(exchange, people, gate, published):
-    message = await published(people.coloured("RED"))
-    await until(gate, message.document, RED)
+async def test_a_red_at_hand_stands_whoever_is_silent(exchange, people, gate, in_two_provinces):
+    message = await in_two_provinces(people.coloured("RED"))
     with stopped(exchange, "310000"):
         decision = await gate.recognize(message.document, CHECK)
     assert summary(decision) == RED
@@ -136,23 +174,28 @@ async def test_a_red_at_hand_stands_whoever_is_silent(exchange, people, gate, pu
 
 
 async def test_a_killed_peer_is_asked_again_when_it_is_back(exchange, people, gate, published):
+    """What it answered before counts meanwhile, with its time; what was not asked does not."""
+    asked = await published(people.tested())
+    await until(gate, asked.document, GREEN)
     message = await published(people.tested())
-    await until(gate, message.document, GREEN)
     asker = exchange.pid("440000")
     exchange.kill("510000")
     decision = await gate.recognize(message.document, CHECK)
     assert summary(decision) == SILENT
     assert states(decision)["510000"] == "UNREACHABLE"
+    before = await gate.recognize(asked.document, CHECK)
+    assert summary(before) == GREEN
+    assert states(before)["510000"] == "CACHED"
     await asyncio.to_thread(exchange.start, "510000")
     await until(gate, message.document, GREEN)
     assert exchange.pid("440000") == asker
 
 
 async def test_something_else_at_a_peers_address_is_not_believed(
-    exchange, people, gate, published, tmp_path
+    exchange, people, gate, in_two_provinces, tmp_path
 ):
     """Junk first, then a real node, of the wrong province."""
-    message = await published(people.tested())
+    message = await in_two_provinces(people.tested())
     exchange.stop("310000")
     host, _, port = exchange.addresses["310000"].partition(":")
     with socket.create_server((host, int(port))) as server:
@@ -223,10 +266,11 @@ class Liar:
 
     def serve(self, message, *records):
         """Put records where the holder's are."""
-        key = b"s:{%b}" % self.attestation(message).token
+        token = self.attestation(message).token
         with redis.Redis(unix_socket_path=str(self.exchange.store("510000"))) as store:
             for number, record in enumerate(records):
-                store.hset(key, UUID(int=number).bytes, record)
+                store.hset(b"s:{%b}" % token, UUID(int=number).bytes, record)
+            store.execute_command(*journal([note_published(subject_of(token))]))
 
 
 @pytest.fixture
@@ -291,6 +335,7 @@ async def test_a_lie_of_a_peer_is_named_and_harms_no_other_traveller(
     make, verdict = LIES[case]
     message, other = people.tested(), await published(people.tested())
     liar.serve(message, make(liar, message))
+    await until_heard(gate, message.document)
     decision, others = await gate.recognize_all([message.document, other.document], CHECK)
     assert summary(decision) == ("NOT_RECOGNIZED", "UNSPECIFIED", verdict)
     assert states(decision)["510000"] == "UNTRUSTED"
@@ -298,7 +343,7 @@ async def test_a_lie_of_a_peer_is_named_and_harms_no_other_traveller(
     assert recognition.Verdict.Name(piece.verdict) == f"VERDICT_{verdict}"
     assert not piece.attestation.attestation_id
     assert summary(others) == GREEN
-    assert states(others)["510000"] == "ANSWERED"
+    assert states(others)["510000"] in ("ANSWERED", "CACHED")
 
 
 async def test_another_persons_good_attestation_is_refused_and_not_passed_on(
@@ -308,7 +353,7 @@ async def test_another_persons_good_attestation_is_refused_and_not_passed_on(
     message = people.tested()
     signed = liar.signed(other)
     liar.serve(message, signed)
-    decision = await gate.recognize(message.document, CHECK)
+    decision = await until_heard(gate, message.document)
     assert summary(decision) == ("NOT_RECOGNIZED", "UNSPECIFIED", "BAD_SIGNATURE")
     assert states(decision)["510000"] == "UNTRUSTED"
     assert signed not in decision.SerializeToString()
@@ -319,7 +364,7 @@ async def test_a_red_cannot_be_buried_under_many_greens(people, gate, liar):
     red = people.coloured("RED")
     greens = [people.tested(document=red.document) for _ in range(80)]
     liar.serve(red, *(liar.signed(green) for green in greens), liar.signed(red))
-    decision = await gate.recognize(red.document, CHECK)
+    decision = await until_heard(gate, red.document)
     assert summary(decision) in (RED, SILENT)
     assert states(decision)["510000"] == "UNTRUSTED"
 
@@ -327,6 +372,6 @@ async def test_a_red_cannot_be_buried_under_many_greens(people, gate, liar):
 async def test_a_peer_that_sends_far_too_much_is_no_answer(people, gate, published, liar):
     message, other = people.tested(), await published(people.tested())
     liar.serve(message, *(bytes([200]) + os.urandom(60_000) for _ in range(400)))
-    decision = await gate.recognize(message.document, CHECK)
+    decision = await until_heard(gate, message.document)
     assert summary(decision) == SILENT
     assert summary(await gate.recognize(other.document, CHECK)) == GREEN

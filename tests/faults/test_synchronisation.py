@@ -9,13 +9,14 @@ import shutil
 import signal
 import threading
 import time
+from functools import partial
 from uuid import UUID
 
 import pytest
 import redis
 
 from exchange.client import Purpose
-from exchange.errors import TongxingError
+from exchange.errors import StoreUnavailableError, TongxingError
 from exchange.v1 import peering_service_pb2 as peering
 from exchange.v1 import recognition_service_pb2 as recognition
 from nodes.trial import TrialExchange, free_ports
@@ -107,6 +108,16 @@ class Line:
         self._thread.join(5)
 
 
+async def insist(ask):
+    """Ask until the store is there; what is asked for may be done twice."""
+    async with asyncio.timeout(SETTLED_SECONDS):
+        while True:
+            try:
+                return await ask()
+            except StoreUnavailableError:
+                await asyncio.sleep(0.05)
+
+
 class Ledger:
     """What was acknowledged, and what every node must therefore say."""
 
@@ -120,10 +131,11 @@ class Ledger:
             async with self._exchange.client(province, "issuer") as issuer:
                 messages = [self._people.tested() for _ in range(EACH)]
                 for message in messages:
-                    await issuer.publish(message)
+                    await insist(partial(issuer.publish, message))
                     self.live[message.attestation_id] = (province, message.document)
                 for message in messages[::2]:
-                    await issuer.revoke(UUID(message.attestation_id), "laboratory's fault")
+                    id_ = UUID(message.attestation_id)
+                    await insist(partial(issuer.revoke, id_, "laboratory's fault"))
                     self.revoked[message.attestation_id] = self.live.pop(message.attestation_id)
 
     def lose(self, province):

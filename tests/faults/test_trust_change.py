@@ -102,8 +102,12 @@ async def test_a_revoked_key_is_refused_everywhere_without_a_restart(
     issuer, app = clients
     message = people.tested()
     await issuer.publish(message)
+
+    async def recognised():
+        return (await app.recognize(message.document, CHECK)).outcome == RECOGNIZED
+
     # Guangdong has verified the signature and remembers it.
-    assert (await app.recognize(message.document, CHECK)).outcome == RECOGNIZED
+    await until("it is recognised", recognised)
     exchange.publish(in_state(profiles["510000"], KeyState.REVOKED))
 
     async def refused():
@@ -267,15 +271,23 @@ async def test_a_withdrawn_authority_ends_open_connections_too(
 
 async def test_a_node_that_moves_is_found_at_its_new_address(exchange, people, profiles, clients):
     issuer, app = clients
-    message = people.tested()
-    await issuer.publish(message)
     away = dataclasses.replace(profiles["510000"], addresses=("127.0.0.1:1",))
     exchange.publish(away)
     await until_followed(exchange)
 
-    async def left():
+    async def decided(message):
+        """Of somebody new each time, for what was answered before still counts."""
         decision = await app.recognize(message.document, CHECK)
+        return decision.verdict != recognition.VERDICT_NO_RECORD and decision
+
+    async def left():
+        nonlocal message
+        message = people.tested()
+        await issuer.publish(message)
+        decision = await until("it is heard of", lambda: decided(message))
         return decision.outcome == recognition.OUTCOME_INDETERMINATE
+
+    message = None
 
     await until("its old address is left", left)  # not before a new channel had its time
     exchange.publish(profiles["510000"])

@@ -55,10 +55,11 @@ GRANTED = {
 }
 """The design's table, in words of its own: what the options must say."""
 
-GRANTED_TO_METHODS = dict.fromkeys(
-    ("RevokeAttestation", "BatchRevokeAttestations", "RevokeIssuerAttestations"),
-    {"issuer", "admin"},
-)
+GRANTED_TO_METHODS = {
+    "RevokeAttestation": {"issuer", "admin"},
+    "BatchRevokeAttestations": {"issuer", "admin"},
+    "RevokeIssuerAttestations": {"issuer", "admin"},
+}
 """Where a method differs from its service."""
 
 EMPTY_IS_WHOLE = {

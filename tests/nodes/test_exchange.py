@@ -43,6 +43,14 @@ def summary(decision):
 GREEN = ("RECOGNIZED", "GREEN", "ACCEPTED")
 
 
+async def heard(app, document, holds=lambda decision: decision.evidence):
+    """The decision, once the province has heard of what was done elsewhere a moment ago."""
+    async with asyncio.timeout(10):
+        while not holds(decision := await app.recognize(document, CHECK)):  # noqa: ASYNC110 - it is asked
+            await asyncio.sleep(0.02)
+    return decision
+
+
 def oracle(exchange, province):
     """A province's key as another's COSE library holds it."""
     (key,) = exchange.trust().profile(province).keys
@@ -73,6 +81,7 @@ async def test_588_travellers_of_sichuan_are_green_in_guangdong(exchange, train)
     rows, items = train
     assert {(item.index, item.error) for item in items} == {(row.line, None) for row in rows}
     async with exchange.client("440000", "app") as app:
+        await heard(app, rows[-1].attestation.document)
         decisions = await app.recognize_all([row.attestation.document for row in rows], CHECK)
     assert len(decisions) == 588
     assert {summary(decision) for decision in decisions} == {GREEN}
@@ -81,7 +90,7 @@ async def test_588_travellers_of_sichuan_are_green_in_guangdong(exchange, train)
         (piece,) = decision.evidence
         assert piece.attestation.attestation_id == row.attestation.attestation_id
         assert piece.sent_by == "510000"
-        assert state_of(decision, "510000") == "ANSWERED"
+        assert state_of(decision, "510000") in {"ANSWERED", "CACHED"}
         assert state_of(decision, "310000") == state_of(decision, "440000") == "NO_RECORD"
         claims = cwt.decode(piece.attestation.signed, key)
         assert claims[1] == "510000"
@@ -99,7 +108,7 @@ async def test_publishing_the_train_again_changes_nothing(exchange, train):
         pairs = [(row.line, row.attestation) for row in rows[:100]]
         again = [item async for item in issuer.publish_all(pairs)]
         assert all(item.already_published for item in again)
-        decision = await app.recognize(rows[0].attestation.document, CHECK)
+        decision = await heard(app, rows[0].attestation.document)
     assert len(decision.evidence) == 1
 
 
@@ -119,7 +128,7 @@ async def test_each_of_the_six_kinds_is_published_read_and_decided_by_each_provi
     for province, kinds in green.items():
         async with exchange.client(province, "app") as app:
             for kind, message in said.items():
-                decision = await app.recognize(message.document, CHECK)
+                decision = await heard(app, message.document)
                 assert decision.province == province
                 if kind in kinds:
                     assert summary(decision) == GREEN, (province, kind)
@@ -135,12 +144,12 @@ async def test_a_test_of_60_hours_is_refused_by_guangdong_and_honoured_by_shangh
     async with exchange.client("510000", "issuer") as issuer:
         await issuer.publish(tested)
     async with exchange.client("440000", "app") as app:
-        decision = await app.recognize(tested.document, CHECK)
+        decision = await heard(app, tested.document)
         assert summary(decision) == ("NOT_RECOGNIZED", "UNSPECIFIED", "NOT_RECOGNIZED_BY_RULE")
         assert "48小时" in decision.reason.zh
         assert not any(rule.satisfied for rule in decision.rules)
     async with exchange.client("310000", "app") as app:
-        decision = await app.recognize(tested.document, CHECK)
+        decision = await heard(app, tested.document)
         assert summary(decision) == GREEN
         (satisfied,) = [rule for rule in decision.rules if rule.satisfied]
         assert satisfied.rule_id == "nat-72h"
@@ -154,7 +163,7 @@ async def test_a_red_code_and_a_positive_test_go_before_a_green(exchange, people
             await issuer.publish(good)
             await issuer.publish(bad)
         async with exchange.client("440000", "app") as app:
-            decision = await app.recognize(bad.document, CHECK)
+            decision = await heard(app, bad.document, lambda found: len(found.evidence) == 2)
         assert summary(decision) == ("NOT_RECOGNIZED", "RED", "NOT_RECOGNIZED_BY_RULE")
 
 
@@ -171,6 +180,7 @@ async def test_a_wrong_document_in_a_batch_fails_alone(exchange, people, refusal
     documents.insert(3, types_pb2.IdentityDocument(type=1, number=""))
     documents.append(types_pb2.IdentityDocument(type=99, number=number))
     async with exchange.client("440000", "app") as app:
+        await heard(app, good[-1].document)
         answers = await app.recognize_all(documents, CHECK)
         raw = await app._channel.unary_unary(
             "/tongxing.v1.RecognitionService/BatchRecognize",
@@ -197,7 +207,7 @@ async def test_the_same_holder_is_found_however_the_number_is_written(exchange, 
     async with exchange.client("440000", "app") as app:
         for written in (wide, spaced):
             document = types_pb2.IdentityDocument(type=1, number=written)
-            assert summary(await app.recognize(document, CHECK)) == GREEN
+            assert summary(await heard(app, document)) == GREEN
 
 
 async def test_a_revoked_attestation_is_honoured_nowhere_and_its_id_is_never_used_again(
@@ -210,12 +220,10 @@ async def test_a_revoked_attestation_is_honoured_nowhere_and_its_id_is_never_use
         exchange.client("440000", "app") as app,
     ):
         await issuer.publish(tested)
-        assert summary(await app.recognize(tested.document, CHECK)) == GREEN
+        assert summary(await heard(app, tested.document)) == GREEN
         at = await issuer.revoke(id_, "录入错误")
         assert await issuer.revoke(id_, "录入错误") == at
-        async with asyncio.timeout(10):  # Guangdong hears of it by itself
-            while summary(decision := await app.recognize(tested.document, CHECK)) == GREEN:
-                await asyncio.sleep(0.02)
+        decision = await heard(app, tested.document, lambda found: summary(found) != GREEN)
         assert summary(decision) == ("NOT_RECOGNIZED", "UNSPECIFIED", "REVOKED")
         with pytest.raises(RevokedError):
             await issuer.publish(tested)
@@ -242,10 +250,9 @@ async def test_a_correction_sets_the_corrected_one_aside(exchange, people):
         exchange.client("440000", "app") as app,
     ):
         await issuer.publish(wrong)
-        assert summary(await app.recognize(wrong.document, CHECK))[1] == "RED"
+        await heard(app, wrong.document, lambda found: summary(found)[1] == "RED")
         await issuer.publish(right)
-        decision = await app.recognize(wrong.document, CHECK)
-    assert summary(decision) == GREEN
+        decision = await heard(app, wrong.document, lambda found: summary(found) == GREEN)
     verdicts = {piece.attestation.attestation_id: piece.verdict for piece in decision.evidence}
     assert verdicts[wrong.attestation_id] == recognition.VERDICT_STALE
 
@@ -258,7 +265,7 @@ async def test_an_attestation_leaves_every_lookup_when_it_expires(exchange, peop
         exchange.client("440000", "app") as app,
     ):
         await issuer.publish(tested)
-        assert summary(await app.recognize(tested.document, CHECK)) == GREEN
+        assert summary(await heard(app, tested.document)) == GREEN
         async with asyncio.timeout(10):
             while (decision := await app.recognize(tested.document, CHECK)).evidence:  # noqa: ASYNC110 - it is asked
                 await asyncio.sleep(0.1)
@@ -295,7 +302,7 @@ async def test_what_the_provinces_key_signed_elsewhere_is_stored_as_it_is(
         answer = await publish(request)
         assert answer.attestation.signed == signed
         assert (await publish(request)).already_published
-        decision = await app.recognize(message.document, CHECK)
+        decision = await heard(app, message.document)
     assert summary(decision) == GREEN
     assert [piece.attestation.signed for piece in decision.evidence] == [signed]
     with redis.Redis(unix_socket_path=str(exchange.store("510000"))) as store:
@@ -307,7 +314,7 @@ async def test_signed_bytes_hold_nothing_but_the_claims_of_the_contract(exchange
     async with exchange.client("510000", "issuer") as issuer:
         await issuer.publish(tested)
     async with exchange.client("440000", "app") as app:
-        (piece,) = (await app.recognize(tested.document, CHECK)).evidence
+        (piece,) = (await heard(app, tested.document)).evidence
     protected, unprotected, payload, signature = cbor2.loads(piece.attestation.signed).value
     assert set(cbor2.loads(protected)) == {1, 4, 16}
     assert unprotected == {}
