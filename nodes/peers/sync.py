@@ -37,6 +37,7 @@ from exchange.trust.trustlist import TrustList
 from exchange.v1 import peer_service_pb2 as pb
 from nodes.peers.kept import RecentChanges, RevokedPlaces
 from nodes.peers.received import (
+    PRESENCE_SECONDS,
     Header,
     Heard,
     SilentError,
@@ -56,9 +57,6 @@ HEARTBEATS: Final = 3
 
 SHORTEST_PATIENCE: Final = 1.0
 """Seconds: a busy machine may miss some in a row that come too fast."""
-
-PRESENCE_SECONDS: Final = 600.0
-"""That the whole state may take: 2 MiB a second for the largest."""
 
 LEISURE_SECONDS: Final = 5.0
 LEISURES: Final = 20
