@@ -25,7 +25,7 @@ down: $(STAMP)
 	@test ! -d .demo/exchange || $(BIN)/tongxing exchange down --directory .demo/exchange
 
 test: lint  ## everything that CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile  # more than cores: tests mostly wait for nodes
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

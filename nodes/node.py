@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -72,6 +73,9 @@ async def run(config: NodeConfig) -> None:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
             loop.add_signal_handler(number, stop.set)
     async with running(config) as port:
+        # What is here now stays: to look through it again and again would hold calls up.
+        gc.collect()
+        gc.freeze()
         log.info("node.serving", province=config.province, port=port)
         await stop.wait()
         log.info("node.draining", seconds=config.drain_seconds)

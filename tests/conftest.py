@@ -6,12 +6,13 @@ import nodes  # noqa: F401 - first: it settles how grpc forks, before anybody im
 
 # isort: split
 
+import asyncio
 import importlib.util
 import os
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,17 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from exchange.client import Client, Purpose
 from exchange.status import DETAILS_KEY, DOMAIN
 from exchange.subjects import Document, DocumentType, EpochKey, mod_11_2
 from exchange.v1 import attestation_service_pb2 as pb
+from exchange.v1 import recognition_service_pb2 as recognition
 from exchange.v1 import types_pb2 as types
+from nodes import trial
 from nodes.trial import TrialExchange
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # no two take the same port at one time
+    trial.PORTS = trial.PORTS[int(worker.removeprefix("gw")) :: 8]
 
 TRAVELLERS = Path(__file__).parents[1] / "scripts" / "travellers.py"
 _spec = importlib.util.spec_from_file_location("travellers", TRAVELLERS)
@@ -226,3 +233,22 @@ def no_traces(people: People, epoch_key: Any) -> Callable[[TrialExchange], None]
             assert not found, f"the log of {province} holds personal data"
 
     return check
+
+
+@pytest.fixture(scope="session")
+def heard_of(people: People) -> Callable[[TrialExchange, Client], Awaitable[pb.NewAttestation]]:
+    """Publishes in Sichuan, and waits until an app's node knows of it, without asking for it."""
+
+    async def publish(exchange: TrialExchange, app: Client) -> pb.NewAttestation:
+        somebody, later = people.tested(), people.tested()
+        async with exchange.client("510000", "issuer") as issuer:
+            await issuer.publish(somebody)
+            await issuer.publish(later)  # changes come in their order
+        async with asyncio.timeout(20):
+            while True:
+                decision = await app.recognize(later.document, Purpose.PURPOSE_ENTRY_CHECK)
+                if decision.outcome == recognition.OUTCOME_RECOGNIZED:
+                    return somebody
+                await asyncio.sleep(0.02)
+
+    return publish

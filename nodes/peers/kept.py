@@ -11,21 +11,25 @@ from exchange.errors import MalformedObjectError
 from exchange.presence import SUBJECT_BYTES
 from exchange.statuslist import LIST_SIZE
 
-__all__ = ["MOST_LISTS", "RecentChanges", "RevokedPlaces"]
+__all__ = ["MOST_LISTS", "RecentChanges", "RevokedPlaces", "TooManyListsError"]
 
 MOST_LISTS: Final = 4096
 """Status lists of one province in which anything is revoked: 128 MiB, for a milliard places."""
 
 _LIST_BYTES: Final = LIST_SIZE // 8
-_SLOTS: Final = 1 << 14
+_SLOTS: Final = 1 << 12
 _SLOT: Final = _SLOTS - 1
+
+
+class TooManyListsError(MalformedObjectError):
+    """Places are of one status list more than a province can have."""
 
 
 class RecentChanges:
     """Tells whether a subject was among a peer's last changes: never wrongly no.
 
-    Each subject has one of 16,384 slots, which holds the number of the last message that named a
-    subject of that slot. So 128 KiB are enough, and nothing is forgotten: a wrong yes needs that
+    Each subject has one of 4,096 slots, which holds the number of the last message that named a
+    subject of that slot. So 32 KiB are enough, and nothing is forgotten: a wrong yes needs that
     another subject of the slot was named since the mark.
     """
 
@@ -86,7 +90,7 @@ class RevokedPlaces:
         """Set one.
 
         :param index: 0 to 2^18 - 1.
-        :raises MalformedObjectError: it is of one list too many.
+        :raises TooManyListsError: it is of one list too many.
         """
         bits = self._list(number)
         if index >> 3 >= len(bits):
@@ -97,13 +101,33 @@ class RevokedPlaces:
         """Set all that are set in a list's bits.
 
         :param bits: least significant first, up to 32 KiB.
-        :raises MalformedObjectError: they are too many, or of one list too many.
+        :raises MalformedObjectError: they are too many.
+        :raises TooManyListsError: they are of one list too many.
         """
         if len(bits) > _LIST_BYTES:
             raise MalformedObjectError("longer than a status list", field="revoked.bits")
         known = self._list(number)
         both = int.from_bytes(known, "little") | int.from_bytes(bits, "little")
         known[:] = both.to_bytes(max(len(known), len(bits)), "little")
+
+    def take(self, whole: RevokedPlaces) -> bool:
+        """Set all of a province's whole state, which is this one's from then on.
+
+        Where there would be too many lists, those are forgotten of which it says nothing: they have
+        ended, or were never there.
+
+        :return: whether any was forgotten.
+        """
+        too_many = len(self._lists.keys() | whole._lists.keys()) > MOST_LISTS
+        if too_many:
+            for number in self._lists.keys() - whole._lists.keys():
+                del self._lists[number]
+        for number, bits in whole._lists.items():
+            if number in self._lists:
+                self.merge(number, bits)
+            else:
+                self._lists[number] = bits
+        return too_many
 
     def lists(self) -> Mapping[int, bytes]:
         """Give a copy of the bits of each list, by its number."""
@@ -113,6 +137,6 @@ class RevokedPlaces:
         bits = self._lists.get(number)
         if bits is None:
             if len(self._lists) >= MOST_LISTS:
-                raise MalformedObjectError("of too many status lists", field="revoked.list")
+                raise TooManyListsError("of too many status lists", field="revoked.list")
             bits = self._lists[number] = bytearray()
         return bits

@@ -10,7 +10,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 from exchange.client.connection import UnreachableError, as_error
-from exchange.errors import MalformedObjectError
+from exchange.errors import CursorExpiredError, MalformedObjectError, TongxingError
 from exchange.v1 import peer_service_pb2 as pb
 from exchange.v1 import status_list_service_pb2 as lists_pb
 from nodes.call import Call
@@ -117,7 +117,7 @@ class Remotes:
             )
             items = lists_pb.BatchGetStatusListsResponse.FromString(data).items
         except grpc.aio.AioRpcError as error:
-            raise as_error(error) from None
+            raise _in_our_words(error) from None
         except grpc.aio.UsageError:
             raise _gone() from None
         except DecodeError:
@@ -131,12 +131,20 @@ async def _read(call: Any) -> Any:
     try:
         return await call.read()
     except grpc.aio.AioRpcError as error:
-        raise as_error(error) from None
+        raise _in_our_words(error) from None
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         raise _gone() from None  # the channel was closed, and not this task cancelled
+
+
+def _in_our_words(error: grpc.aio.AioRpcError) -> TongxingError:
+    """What went wrong. The peer's own text might name a holder, and would stand in our log."""
+    theirs = as_error(error)
+    if isinstance(theirs, CursorExpiredError):
+        return CursorExpiredError("it says that its changes cannot be continued from there")
+    return UnreachableError(f"the call ended as {error.code().name} ({theirs.reason})")
 
 
 def _peer(links: Links, province: str) -> Peer:

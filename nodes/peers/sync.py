@@ -35,7 +35,7 @@ from exchange.presence import PresenceFilter
 from exchange.statuslist import StatusReference
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import peer_service_pb2 as pb
-from nodes.peers.kept import RecentChanges, RevokedPlaces
+from nodes.peers.kept import RecentChanges, RevokedPlaces, TooManyListsError
 from nodes.peers.received import (
     PRESENCE_SECONDS,
     Header,
@@ -109,7 +109,7 @@ class Answers(Protocol):
         """Where to continue; from then on what is kept counts."""
 
     async def begin(self, province: str, cursor: bytes, revoked: Mapping[int, bytes]) -> None:
-        """Begin anew: what is kept counts no more."""
+        """Begin anew: what is kept counts no more, nor any revoked place but these."""
 
     async def forget(
         self,
@@ -197,8 +197,6 @@ class PeerSync:
         self._doubted = False
         self._heartbeat = 5.0
         self._healthy_since: float | None = None
-        self._session: asyncio.Task[None] | None = None
-        self._rewound = False
         self._renewal: asyncio.Task[_Presence] | None = None
 
     @property
@@ -222,12 +220,6 @@ class PeerSync:
         """Whether a place of a status list is revoked, as far as this node knows."""
         return (number, index) in self._revoked
 
-    def rewind(self) -> None:
-        """Continue from the stored cursor: the store came back, perhaps without its last."""
-        if self._session is not None:
-            self._rewound = True
-            self._session.cancel()
-
     async def run(self) -> None:
         """Synchronise, until it is cancelled. Whatever the peer and the store do is survived."""
         pause = self._first_pause
@@ -243,17 +235,16 @@ class PeerSync:
 
     async def _until_fault(self) -> BaseException | None:
         """Hear the peer's changes until something ends that; None: go on at once."""
-        self._healthy_since, self._rewound = None, False
-        session = self._session = asyncio.get_running_loop().create_task(self._hear())
+        self._healthy_since = None
+        session = asyncio.get_running_loop().create_task(self._hear())
         try:
             await asyncio.wait({session})
         finally:
-            self._session = None
             await _end(session)
             await _end(self._renewal)
             self._renewal = None
         if session.cancelled():
-            return None if self._rewound else SilentError("it broke off")
+            return SilentError("it broke off")
         return session.exception()
 
     def _was_healthy(self) -> bool:
@@ -262,7 +253,7 @@ class PeerSync:
 
     def _note(self, fault: BaseException) -> None:
         self.faults += 1
-        self._whole = self._whole or isinstance(fault, CursorExpiredError)
+        self._whole = self._whole or isinstance(fault, (CursorExpiredError, TooManyListsError))
         self._doubted = self._doubted or isinstance(fault, SilentError)
         why = _in_one_line(fault)
         if self.state is not SyncState.SILENT or why != self.last_error:
@@ -287,6 +278,8 @@ class PeerSync:
                 await self._apply(heard)
                 if heard.complete:
                     self._claim(heard, received)
+                else:
+                    self._fall_behind(received)
                 if self._has_renewed(heard.generation):
                     return
                 await pace.keep(new=heard.cursor != last)
@@ -299,9 +292,7 @@ class PeerSync:
         if stored is None or not _reaches(stored, self._stored):
             self.as_of = None  # what was forgotten may be back
         if not self._loaded:
-            for number, bits in (await self._places.load(self.province)).items():
-                self._revoked.merge(number, bits)
-                await asyncio.sleep(0)
+            await self._load()
             self._loaded = True
         at_hand = self._at_hand()
         if stored is None or (at_hand and store_of(at_hand) != store_of(stored)):
@@ -321,6 +312,15 @@ class PeerSync:
             self._whole, stored = False, at_hand
         self._stored = min(stored, at_hand)
         return self._stored
+
+    async def _load(self) -> None:
+        for number, bits in (await self._places.load(self.province)).items():
+            try:
+                self._revoked.merge(number, bits)
+            except TooManyListsError:  # the whole state says which of them count
+                self._whole = True
+                return
+            await asyncio.sleep(0)
 
     def _at_hand(self) -> bytes:
         """Up to where everything is in the newest filter; nothing where there is none."""
@@ -375,6 +375,12 @@ class PeerSync:
         if heard.subjects and heard.said_at is not None:
             self.lag = received - heard.said_at
 
+    def _fall_behind(self, received: datetime) -> None:
+        """See that nobody is taken to be in step who only ever says that more follows."""
+        late = timedelta(seconds=self._patience)
+        if self.as_of is None or received - self.as_of > late:
+            self.state = SyncState.RESYNCHRONISING
+
     @property
     def _patience(self) -> float:
         return max(SHORTEST_PATIENCE, HEARTBEATS * self._heartbeat)
@@ -390,7 +396,10 @@ class PeerSync:
                 header = await read_header(parts)
                 if self.state is SyncState.SILENT:
                     self.state = SyncState.RESYNCHRONISING
-                made = await read_filter(header, parts, self._revoked.merge, self._patience)
+                revoked = RevokedPlaces()
+                made = await read_filter(header, parts, revoked.merge, self._patience)
+                if self._revoked.take(revoked):
+                    self._whole = True  # so that the store forgets them too
                 return _Presence(header, made)
         except TimeoutError:
             raise SilentError(f"its state took longer than {PRESENCE_SECONDS:g} s") from None
@@ -510,11 +519,6 @@ class Synchroniser:
         """Whether an attestation of another province is revoked, as far as this node knows."""
         sync = self._syncs.get(place.province)
         return sync is not None and sync.revoked(place.list, place.index)
-
-    def rewind(self) -> None:
-        """Continue from the stored cursors: the store came back, perhaps without its last."""
-        for sync in self._syncs.values():
-            sync.rewind()
 
     async def close(self) -> None:
         """End with all."""

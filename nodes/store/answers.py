@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Final
 from exchange.errors import InvalidFieldError, StoreUnavailableError
 from exchange.presence import SUBJECT_BYTES
 from nodes.store.changes import CURSOR_BYTES
-from nodes.store.statuses import longest, mark, merge
+from nodes.store.statuses import drop, listed, longest, mark, merge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from nodes.store.connection import Command, Connection
+    from nodes.store.connection import Connection
 
 __all__ = ["PeerAnswers"]
 
@@ -56,24 +56,14 @@ class PeerAnswers:
         :param subjects: fingerprints, 8 bytes each.
         :return: for each, answers by province.
         """
-        return self.read(subjects, await self._connection.pipeline(self.asks(subjects)))
-
-    def asks(self, subjects: Sequence[bytes]) -> list[Command]:
-        """Make the commands of `get`, for a pipeline with others; `read` takes their replies."""
         if not self._known():
-            return []
-        return [(b"HGETALL", _answers_key(each)) for each in subjects]
-
-    def read(self, subjects: Sequence[bytes], replies: Sequence[Any]) -> list[dict[str, bytes]]:
-        """Read the replies to the commands of `asks`, of which there may be none."""
+            return [{} for _ in subjects]
+        replies = await self._connection.ask(
+            [(b"HGETALL", _answers_key(each)) for each in subjects]
+        )
         known = self._known()
         found: list[dict[str, bytes]] = []
-        for reply in replies or [()] * len(subjects):
-            if isinstance(reply, StoreUnavailableError):
-                raise reply
-            if not reply:
-                found.append({})
-                continue
+        for reply in replies:
             fields = iter(reply)
             found.append(
                 {
@@ -136,7 +126,8 @@ class PeerAnswers:
         """Begin anew with a peer: all that it answered before counts no more.
 
         :param cursor: 32 bytes: where to continue.
-        :param revoked: for a list's number its bits; added to those at hand.
+        :param revoked: for a list's number its bits, added to those at hand; other lists are
+            forgotten.
         :raises InvalidFieldError: one of them has not its shape; nothing is changed.
         :raises StoreUnavailableError: begin again.
         """
@@ -145,6 +136,10 @@ class PeerAnswers:
         commands = merge(province, revoked, longest())
         self._known().pop(field, None)
         lives = self._connection.lives
+        lists = {int(each) for each in await self._connection.execute(*listed(province))}
+        others = sorted(lists - revoked.keys())
+        for at in range(0, len(others), AT_ONCE):
+            await self._connection.ask(drop(province, others[at : at + AT_ONCE]))
         for command in commands:  # 32 KiB each
             await self._connection.ask([command])
         if self._connection.lives != lives:

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
     from exchange.attestations import Attestation
     from exchange.facts import Kind
-    from nodes.store.answers import PeerAnswers
     from nodes.store.connection import Command
 
 __all__ = [
@@ -532,19 +531,6 @@ class AttestationStore:
     async def lookup_many(self, tokens: Sequence[bytes]) -> list[Held]:
         """Do `lookup` for many at once, in their order."""
         return [_held(reply) for reply in await self.reads.ask(_asks(tokens))]
-
-    async def lookup_with(
-        self, answers: PeerAnswers, tokens: Sequence[bytes]
-    ) -> tuple[list[Held], list[dict[str, bytes]]]:
-        """Do `lookup_many`, and get what is kept of peers' answers on the same, in one round trip.
-
-        :param answers: those that share this store's connection.
-        :return: for each token what this province holds, and the answers by province.
-        """
-        subjects = [subject_of(token) for token in tokens]
-        replies = await self.reads.ask([*_asks(tokens), *answers.asks(subjects)])
-        own = len(tokens)
-        return list(map(_held, replies[:own])), answers.read(subjects, replies[own:])
 
     async def scan_subjects(self) -> AsyncIterator[bytes]:
         """Give the fingerprints of all subjects of whom anything is held, also revoked.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nodes.store.connection import Command, Connection
     from nodes.store.writer import BatchWriter
 
-__all__ = ["LIST_BYTES", "StatusStore", "longest", "mark", "merge"]
+__all__ = ["LIST_BYTES", "StatusStore", "drop", "listed", "longest", "mark", "merge"]
 
 LIST_BYTES: Final = LIST_SIZE // 8
 LISTS_AT_ONCE: Final = 16
@@ -103,6 +103,22 @@ def merge(province: str, revoked: Mapping[int, bytes], until: int) -> list[Comma
     ]
 
 
+def listed(province: str) -> Command:
+    """Make the command that gives the numbers of the lists of which anything is revoked."""
+    return (b"SMEMBERS", _lists_key(province))
+
+
+def drop(province: str, numbers: Sequence[int]) -> list[Command]:
+    """Make the commands that forget some lists.
+
+    :param numbers: some hundreds at most.
+    """
+    if not numbers:
+        return []
+    keys = [_bits_key(province, number) for number in numbers]
+    return [(b"UNLINK", *keys), (b"SREM", _lists_key(province), *(b"%d" % n for n in numbers))]
+
+
 def longest() -> int:
     """Give the Unix second by which everything has ended that is in force now."""
     return int(time.time() + max(LIFE.values()).total_seconds()) + 86_400
@@ -163,7 +179,7 @@ class StatusStore:
     async def load(self, province: str) -> dict[int, bytearray]:
         """Give the bits of every list of a province in which anything is revoked, 32 KiB each."""
         key = _lists_key(province)
-        numbers = sorted(int(each) for each in await self._reads.execute(b"SMEMBERS", key))
+        numbers = sorted(int(each) for each in await self._reads.execute(*listed(province)))
         found: dict[int, bytearray] = {}
         for at in range(0, len(numbers), LISTS_AT_ONCE):
             some = numbers[at : at + LISTS_AT_ONCE]

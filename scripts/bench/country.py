@@ -9,13 +9,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import grpc
 import grpc.aio
 
 from exchange.client import Client
 from exchange.provinces import PROVINCES
-from exchange.v1 import attestation_service_pb2, peering_service_pb2, types_pb2
+from exchange.v1 import peering_service_pb2, types_pb2
 from exchange.v1 import recognition_service_pb2 as pb
 from nodes.identity import server_name
 from nodes.trial import TrialExchange
@@ -27,9 +28,11 @@ __all__ = ["country"]
 _START_SECONDS = 300.0
 _SYNCHRONISED_SECONDS = 120.0
 _LOOKUPS = 310
-_CHANGES = 60
-_PAUSE_SECONDS = 0.2
+_CHANGES = 186
+_CROWDS = 20
+_PAUSE_SECONDS = 0.1
 """Between two changes: what is measured is the way of one, not a queue."""
+_SETTLED_SECONDS = 0.5
 _GIVE_UP_SECONDS = 20.0
 
 _Recognize = grpc.aio.UnaryUnaryMultiCallable[pb.RecognizeRequest, pb.RecognizeResponse]
@@ -73,20 +76,23 @@ async def _measure(case: str, exchange: TrialExchange) -> list[Figure]:
         ]
 
         published, revoked = [], []
-        for _ in range(_CHANGES):
+        for _, gate in zip(range(_CHANGES), asked * _CHANGES, strict=False):
             message = attestation(next(everybody), datetime.now(UTC))
+            number = message.document.number
             await issuer.publish(message)
-            published += await _times(gates.values(), message.document.number, _green)
+            published += await _times([gate], number, _green)
             await asyncio.sleep(_PAUSE_SECONDS)
-            await issuer.call(
-                "AttestationService/RevokeAttestation",
-                attestation_service_pb2.RevokeAttestationRequest(
-                    attestation_id=message.attestation_id, reason="measured"
-                ),
-                attestation_service_pb2.RevokeAttestationResponse,
-            )
-            revoked += await _times(gates.values(), message.document.number, _refused)
+            await issuer.revoke(UUID(message.attestation_id), "measured")
+            revoked += await _times([gate], number, _refused)
             await asyncio.sleep(_PAUSE_SECONDS)
+        crowds, settled = [], []
+        for _ in range(_CROWDS):
+            for times, seconds in ((crowds, 0.0), (settled, _SETTLED_SECONDS)):
+                message = attestation(next(everybody), datetime.now(UTC))
+                await issuer.publish(message)
+                await asyncio.sleep(seconds)
+                times.append(max(await _times(asked, message.document.number, _green)))
+                await asyncio.sleep(_SETTLED_SECONDS)
 
     everyone = float(len(peers))
     return [
@@ -94,6 +100,10 @@ async def _measure(case: str, exchange: TrialExchange) -> list[Figure]:
         _against(f"{case}.calls-none", "calls/lookup", sum(none) / len(none), "ask all", everyone),
         *_percentiles(f"{case}.publish", published),
         *_percentiles(f"{case}.revoke", revoked),
+        compare(
+            f"{case}.publish-all", "ms", [1000 * each for each in crowds],
+            "known long ago", [1000 * each for each in settled], less_is_better=True,
+        ),
         compare(
             f"{case}.memory", "MiB", memory, "limit", [120.0] * len(memory),
             aim={"ratio": 1.0}, less_is_better=True,
@@ -110,7 +120,7 @@ def _against(case: str, unit: str, value: float, peer: str, peer_value: float) -
 
 
 def _percentiles(case: str, seconds: Sequence[float]) -> list[Figure]:
-    """Of all changes at all peers; the 99th is held against 100 ms."""
+    """Each peer in its turn; the 99th is held against 100 ms."""
     ordered = sorted(1000 * each for each in seconds)
     p50, p99 = (ordered[int(len(ordered) * part)] for part in (0.5, 0.99))
     return [

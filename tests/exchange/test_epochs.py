@@ -169,7 +169,7 @@ def test_seal_keys_are_read_back_several_in_one_file():
     [
         b"",
         b"garbage",
-        MINE.to_pem()[:60],
+        pytest.param(MINE.to_pem()[:60], id="cut off"),
         PrivateKey.generate(Algorithm.EDDSA).to_pem(),
         MINE.to_pem() + PrivateKey.generate(Algorithm.ES256).to_pem(),
     ],

@@ -172,7 +172,10 @@ def test_an_issuer_that_is_not_the_caller_is_refused(world: Any) -> None:
     refused(world, CallerNotAllowedError, "issuer.credit_code", new, author=author)
 
 
-@pytest.mark.parametrize("other", [str(uuid4()), str(UUID(int=0)), str(UUID(int=7 << 76))])
+@pytest.mark.parametrize(
+    "other",
+    [pytest.param(str(uuid4()), id="4"), str(UUID(int=0)), str(UUID(int=7 << 76))],
+)
 def test_an_id_that_is_no_uuid7_is_refused(world: Any, other: str) -> None:
     refused(world, InvalidFieldError, "attestation_id", message(world, attestation_id=other))
 

@@ -24,9 +24,12 @@ ENOUGH = 700
 
 
 @pytest.fixture
-def sichuan(tmp_path, invented, no_traces):
+def sichuan(tmp_path_factory, invented, no_traces):
+    # A short name: a socket's path has little room.
     exchange = TrialExchange(
-        tmp_path, ["510000"], issuers={"510000": (invented.ISSUER_CREDIT_CODE,)}
+        tmp_path_factory.mktemp("crash"),
+        ["510000"],
+        issuers={"510000": (invented.ISSUER_CREDIT_CODE,)},
     )
     with exchange:
         exchange.start()

@@ -551,23 +551,25 @@ async def test_a_province_that_poses_as_the_registry_is_not_heard(
 
 @pytest.mark.parametrize("by", ["a listed authority", "a forged authority"])
 async def test_a_province_that_poses_as_another_serves_nobody(
-    exchange, registry_down, rogue, people, by
+    exchange, registry_down, rogue, heard_of, by
 ):
     """At Sichuan's own address, with a certificate that says Sichuan: Guangdong asks it nothing."""
     signed_by = rogue if by == "a listed authority" else forged(exchange)
     pair = posing(signed_by, Role.NODE, "node-1")
     held = mirror(exchange, GUANGDONG)
+    async with exchange.client(GUANGDONG, "app") as app:
+        somebody = await heard_of(exchange, app)
     exchange.stop(SICHUAN)
     async with Server(exchange, exchange.addresses[SICHUAN], *pair) as impostor:
         impostor.say = impostor.saying(impostor.renewed())
         async with exchange.client(GUANGDONG, "app") as app:
-            decision = await app.recognize(people.document(), CHECK)
+            decision = await app.recognize(somebody.document, CHECK)
         assert decision.outcome == recognition.OUTCOME_INDETERMINATE
         (answer,) = [each for each in decision.answers if each.province == SICHUAN]
         assert answer.state == recognition.ANSWER_STATE_UNREACHABLE
         async with exchange.client(SICHUAN, "app", of=GUANGDONG) as app:
             with pytest.raises(WrongNodeError):
-                await app.recognize(people.document(), CHECK)
+                await app.recognize(somebody.document, CHECK)
         assert impostor.calls == 0
     assert mirror(exchange, GUANGDONG) == held
     await asyncio.to_thread(exchange.start, SICHUAN)

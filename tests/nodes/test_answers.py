@@ -179,12 +179,13 @@ async def test_own_records_and_peers_answers_come_in_one_round_trip(store, answe
         return int(stats.split("total_reads_processed:")[1].split()[0])
 
     before = await reads()
-    held, kept = await store.lookup_with(answers, tokens)
+    subjects = [subject_of(token) for token in tokens]
+    held, kept = await asyncio.gather(store.lookup_many(tokens), answers.get(subjects))
     assert await reads() == before + 2  # this one's own is the other
     assert held == [Held([b"\xd2own"], []), Held([], []), Held([], [])]
     assert kept == [{}, {GUANGDONG: b"theirs"}, {}]
     bare = PeerAnswers(store.reads)  # knows no peer yet
-    assert await store.lookup_with(bare, tokens) == (held, [{}, {}, {}])
+    assert await bare.get(subjects) == [{}, {}, {}]
 
 
 async def test_an_answer_that_cannot_be_kept_harms_nobody(valkey, answers):
@@ -238,6 +239,18 @@ async def test_bits_are_merged_and_never_cleared(store, answers):
     assert loaded[2] == b"\xff" * LIST_BYTES
     assert loaded[5][:2] == b"\x00\x02"
     assert {len(bits) for bits in loaded.values()} == {LIST_BYTES}
+
+
+async def test_lists_that_a_begin_does_not_name_are_forgotten(store, answers, raw):
+    """Else whoever names others each time would fill the store."""
+    for province in (SHANGHAI, GUANGDONG):
+        await answers.begin(province, cursor(1), dict.fromkeys(range(1200), b"\x01"))
+    await answers.begin(GUANGDONG, cursor(2), {7: b"\x02", 1200: b"\x01"})
+    statuses = StatusStore(SICHUAN, store.reads, store.writes)
+    loaded = await statuses.load(GUANGDONG)
+    assert {number: bits[0] for number, bits in loaded.items()} == {7: 3, 1200: 1}
+    assert len(await raw.execute(b"KEYS", b"b:{440000}:*")) == 2
+    assert len(await statuses.load(SHANGHAI)) == 1200
 
 
 async def test_peers_bits_are_kept_for_as_long_as_anything_may_last(answers, raw):

@@ -247,23 +247,9 @@ async def test_a_fault_of_the_node_is_told_by_its_request_id_alone(
     assert message.holder_name not in text
 
 
-async def heard_of(exchange, people, app):
-    """Somebody of whom Guangdong knows that Sichuan holds something, and has not asked for it."""
-    somebody, later = people.tested(), people.tested()
-    async with exchange.client("510000", "issuer") as issuer:
-        await issuer.publish(somebody)
-        await issuer.publish(later)  # changes come in their order
-    async with asyncio.timeout(10):
-        while True:
-            decision = await app.recognize(later.document, CHECK)
-            if decision.outcome == recognition.OUTCOME_RECOGNIZED:
-                return somebody
-            await asyncio.sleep(0.02)
-
-
-async def test_a_callers_deadline_is_passed_on(exchange, people):
+async def test_a_callers_deadline_is_passed_on(exchange, heard_of):
     async with exchange.client("440000", "app") as app:
-        tested = await heard_of(exchange, people, app)
+        tested = await heard_of(exchange, app)
         request = recognition.RecognizeRequest(document=tested.document, purpose=CHECK)
         recognize = app._channel.unary_unary(
             RECOGNIZE,
@@ -292,10 +278,10 @@ def logged(exchange, province, request_id):
     ]
 
 
-async def test_a_request_id_is_taken_over_and_given_to_the_peers(exchange, people, new_id):
+async def test_a_request_id_is_taken_over_and_given_to_the_peers(exchange, heard_of, new_id):
     request_id = f"gate-7.{new_id()}"
     async with exchange.client("440000", "app") as app:
-        somebody = await heard_of(exchange, people, app)
+        somebody = await heard_of(exchange, app)
         request = recognition.RecognizeRequest(document=somebody.document, purpose=CHECK)
         await raw(
             app, RECOGNIZE, request.SerializeToString(), metadata=(("x-request-id", request_id),)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from exchange.errors import MalformedObjectError
 from exchange.statuslist import LIST_SIZE
-from nodes.peers.kept import MOST_LISTS, RecentChanges, RevokedPlaces
+from nodes.peers.kept import MOST_LISTS, RecentChanges, RevokedPlaces, TooManyListsError
 
 WANG = b"wang...."
 
@@ -64,12 +64,25 @@ def test_places_of_more_lists_than_a_province_has_are_refused():
     revoked = RevokedPlaces()
     for number in range(MOST_LISTS):
         revoked.add(number, 0)
-    with pytest.raises(MalformedObjectError):
+    with pytest.raises(TooManyListsError):
         revoked.add(MOST_LISTS, 0)
-    with pytest.raises(MalformedObjectError):
+    with pytest.raises(TooManyListsError):
         revoked.merge(MOST_LISTS, b"")
     revoked.add(0, LIST_SIZE - 1)
     assert (0, LIST_SIZE - 1) in revoked
+
+
+def test_a_whole_state_clears_nothing_unless_there_are_too_many_lists():
+    revoked, whole = RevokedPlaces(), RevokedPlaces()
+    for number in range(MOST_LISTS):
+        revoked.add(number, 5)
+    whole.add(7, 1)
+    assert not revoked.take(whole)
+    assert all((number, 5) in revoked for number in range(MOST_LISTS))
+    assert (7, 1) in revoked
+    whole.add(MOST_LISTS, 1)
+    assert revoked.take(whole)
+    assert revoked.lists() == {7: b"\x22", MOST_LISTS: b"\x02"}
 
 
 def test_bits_longer_than_a_list_are_refused():
