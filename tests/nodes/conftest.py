@@ -10,7 +10,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from nodes.embedded import EmbeddedValkey
 from nodes.identity import Authority
+from nodes.store.changes import Changes
+from nodes.store.connection import Connection
 from nodes.trial import TrialExchange
 
 PROVINCES = ("510000", "440000", "310000")
@@ -63,3 +66,27 @@ def exchange(tmp_path_factory, invented, rogue, no_traces):
         trial.start(environment={"TONGXING_LOG__LEVEL": "debug"})
         yield trial
     no_traces(trial)
+
+
+@pytest.fixture
+async def valkey(tmp_path):
+    """A Valkey as a node has it."""
+    embedded = EmbeddedValkey(tmp_path / "store")
+    await embedded.start()
+    yield embedded
+    await embedded.stop()
+
+
+@pytest.fixture
+async def raw(valkey):
+    """A connection of the test's own."""
+    opened = await Connection.open(valkey.url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def changes(valkey):
+    opened = await Changes.open(valkey.url)
+    yield opened
+    await opened.close()

@@ -18,12 +18,10 @@ from exchange.statuslist import LIST_SIZE
 from nodes.embedded import EmbeddedValkey
 from nodes.store.answers import PeerAnswers
 from nodes.store.attestations import AttestationStore, Held, NewRecord
-from nodes.store.connection import Connection
 from nodes.store.statuses import LIST_BYTES, StatusStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
 SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
 
@@ -31,14 +29,6 @@ SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
 @pytest.fixture
 def event_loop_policy():
     return uvloop.EventLoopPolicy()  # as the node runs
-
-
-@pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
-    embedded = EmbeddedValkey(tmp_path / "store")
-    await embedded.start()
-    yield embedded
-    await embedded.stop()
 
 
 @pytest.fixture
@@ -51,13 +41,6 @@ async def store(valkey: EmbeddedValkey) -> AsyncIterator[AttestationStore]:
 @pytest.fixture
 def answers(store: AttestationStore) -> PeerAnswers:
     return PeerAnswers(store.reads)
-
-
-@pytest.fixture
-async def raw(valkey: EmbeddedValkey) -> AsyncIterator[Connection]:
-    opened = await Connection.open(valkey.url)
-    yield opened
-    await opened.close()
 
 
 def cursor(number: int) -> bytes:

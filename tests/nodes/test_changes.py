@@ -18,12 +18,10 @@ from exchange.presence import subject_of
 from nodes.embedded import EmbeddedValkey
 from nodes.store.attestations import AttestationStore, NewRecord, Record
 from nodes.store.changes import Changes, Revoked, _entry, journal, note_published, note_revoked
-from nodes.store.connection import Connection
 from nodes.store.statuses import StatusStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
 SICHUAN = "510000"
 ISSUER = "12440000MB2D00001X"
@@ -36,30 +34,8 @@ def event_loop_policy():
 
 
 @pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
-    embedded = EmbeddedValkey(tmp_path / "store")
-    await embedded.start()
-    yield embedded
-    await embedded.stop()
-
-
-@pytest.fixture
 async def store(valkey: EmbeddedValkey) -> AsyncIterator[AttestationStore]:
     opened = await AttestationStore.open(valkey.url, SICHUAN)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def changes(valkey: EmbeddedValkey) -> AsyncIterator[Changes]:
-    opened = await Changes.open(valkey.url)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def raw(valkey: EmbeddedValkey) -> AsyncIterator[Connection]:
-    opened = await Connection.open(valkey.url)
     yield opened
     await opened.close()
 

@@ -18,7 +18,7 @@ from nodes.embedded import EmbeddedValkey
 from nodes.store.connection import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
 NODE = """
 import asyncio, sys
@@ -41,14 +41,6 @@ asyncio.run(main())
 @pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy])
 def event_loop_policy(request):
     return request.param()
-
-
-@pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
-    embedded = EmbeddedValkey(tmp_path / "store")
-    await embedded.start()
-    yield embedded
-    await embedded.stop()
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:

@@ -17,12 +17,9 @@ import uvloop
 
 from exchange.errors import CursorExpiredError, StoreUnavailableError
 from exchange.presence import PresenceFilter, subject_of
-from nodes.embedded import EmbeddedValkey
 from nodes.store import feed as module
 from nodes.store import presence
 from nodes.store.attestations import AttestationStore, NewRecord
-from nodes.store.changes import Changes
-from nodes.store.connection import Connection
 from nodes.store.feed import LARGEST, RECENT, Feed
 
 ISSUER = "12440000MB2D00001X"
@@ -35,30 +32,8 @@ def event_loop_policy():
 
 
 @pytest.fixture
-async def valkey(tmp_path):
-    embedded = EmbeddedValkey(tmp_path / "store")
-    await embedded.start()
-    yield embedded
-    await embedded.stop()
-
-
-@pytest.fixture
 async def store(valkey):
     opened = await AttestationStore.open(valkey.url, "440000")
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def changes(valkey, store):
-    opened = await Changes.open(valkey.url)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def raw(valkey):
-    opened = await Connection.open(valkey.url)
     yield opened
     await opened.close()
 

@@ -24,7 +24,6 @@ from nodes.store.writer import Change
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
 SICHUAN, GUANGDONG = "510000", "440000"
 ISSUER = "12440000MB2D00001X"
@@ -37,14 +36,6 @@ def event_loop_policy():
 
 
 @pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
-    embedded = EmbeddedValkey(tmp_path / "store")
-    await embedded.start()
-    yield embedded
-    await embedded.stop()
-
-
-@pytest.fixture
 async def store(valkey: EmbeddedValkey) -> AsyncIterator[AttestationStore]:
     opened = await AttestationStore.open(valkey.url, SICHUAN)
     yield opened
@@ -54,13 +45,6 @@ async def store(valkey: EmbeddedValkey) -> AsyncIterator[AttestationStore]:
 @pytest.fixture
 def statuses(store: AttestationStore) -> StatusStore:
     return StatusStore(SICHUAN, store.reads, store.writes)
-
-
-@pytest.fixture
-async def raw(valkey: EmbeddedValkey) -> AsyncIterator[Connection]:
-    opened = await Connection.open(valkey.url)
-    yield opened
-    await opened.close()
 
 
 def new(**changes) -> NewRecord:

@@ -65,23 +65,8 @@ def event_loop_policy():
 
 
 @pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
-    embedded = EmbeddedValkey(tmp_path / "store")
-    await embedded.start()
-    yield embedded
-    await embedded.stop()
-
-
-@pytest.fixture
 async def store(valkey: EmbeddedValkey) -> AsyncIterator[AttestationStore]:
     opened = await AttestationStore.open(valkey.url)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def raw(valkey: EmbeddedValkey) -> AsyncIterator[Connection]:
-    opened = await Connection.open(valkey.url)
     yield opened
     await opened.close()
 

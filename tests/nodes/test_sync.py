@@ -441,6 +441,43 @@ async def store_has(store, place):
     return await store.stored() == at(place)
 
 
+async def test_a_peer_that_filled_all_lists_begins_anew_with_its_whole_state(begin, store):
+    """What it says of no more is forgotten, in the store too, which would fill otherwise."""
+    peer = FakePeer(WANG)
+    peer.lists = dict.fromkeys(range(kept.MOST_LISTS), b"\1")
+    made = begin(peer)
+    await synchronised(made)
+    assert made.revoked(0, 0)
+    peer.lists = {kept.MOST_LISTS: b"\2"}
+    peer.change(WANG, revocations=[revocation(WANG, (kept.MOST_LISTS, 1))])
+    await until(lambda: made.revoked(kept.MOST_LISTS, 1))
+    await fresh(made)
+    assert not made.revoked(0, 0)
+    assert list(await store.statuses.load(SICHUAN)) == [kept.MOST_LISTS]
+
+
+async def test_a_store_with_too_many_lists_of_a_peer_is_brought_in_order(begin, store):
+    lists = dict.fromkeys(range(kept.MOST_LISTS + 8), b"\1")
+    await store.answers.begin(SICHUAN, at(1), lists)
+    peer = FakePeer(WANG)
+    peer.lists = {kept.MOST_LISTS + 8: b"\2"}
+    made = begin(peer)
+    await synchronised(made)
+    assert list(await store.statuses.load(SICHUAN)) == [kept.MOST_LISTS + 8]
+
+
+async def test_who_only_says_that_more_follows_is_not_in_step(begin):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+
+    async with asyncio.timeout(20):
+        while made.state is not SyncState.RESYNCHRONISING:
+            peer.say(heartbeat(1, as_of_time=None))
+            await asyncio.sleep(0.1)
+    assert not made.faults
+
+
 async def test_another_provinces_answers_and_places_are_left_alone(begin, store):
     await store.answers.begin(SHANGHAI, at(1, ANOTHER), {})
     await store.keep(WANG, SHANGHAI)
