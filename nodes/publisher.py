@@ -22,7 +22,8 @@ from exchange.trust.trustlist import TrustList
 from exchange.v1 import attestation_service_pb2 as pb
 from nodes.identity import Identity
 from nodes.keyring import Keyring
-from nodes.store.attestations import AttestationStore, NewRecord, Note, Published
+from nodes.store.attestations import AttestationStore
+from nodes.store.records import NewRecord, Note, Published
 from nodes.store.statuses import StatusStore
 from nodes.subjects import SubjectKeys
 

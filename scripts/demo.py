@@ -39,7 +39,8 @@ from exchange.v1 import recognition_service_pb2, types_pb2
 from nodes.cli import files
 from nodes.cli.exchange import raised
 from nodes.standing import choose
-from nodes.store.attestations import AttestationStore, NewRecord
+from nodes.store.attestations import AttestationStore
+from nodes.store.records import NewRecord
 from nodes.trial import TrialExchange
 
 SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"

@@ -29,7 +29,8 @@ from nodes.call import Call
 from nodes.identity import Identity, Role
 from nodes.publisher import Publisher, called
 from nodes.services.validation import check
-from nodes.store.attestations import AttestationStore, Note, Progress
+from nodes.store.attestations import AttestationStore
+from nodes.store.records import Note, Progress
 
 __all__ = ["AttestationService"]
 

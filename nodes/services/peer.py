@@ -8,9 +8,10 @@ from typing import Final
 
 from exchange.v1 import peer_service_pb2 as pb
 from nodes.call import Call
-from nodes.store.attestations import AttestationStore, Held
+from nodes.store.attestations import AttestationStore
 from nodes.store.changes import Revoked
 from nodes.store.feed import Batch, Feed
+from nodes.store.records import Held
 
 __all__ = ["PeerService"]
 

@@ -20,7 +20,8 @@ from exchange.v1 import types_pb2
 from nodes.call import Call
 from nodes.peers.lookup import Found, Lookup
 from nodes.services.validation import check
-from nodes.store.attestations import AttestationStore, Held
+from nodes.store.attestations import AttestationStore
+from nodes.store.records import Held
 from nodes.subjects import SubjectKeys
 from nodes.trust import TrustKeeper
 

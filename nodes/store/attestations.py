@@ -19,9 +19,7 @@ The braces keep the keys of one id, or of one subject, on one server of a cluste
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
@@ -30,17 +28,27 @@ from exchange import attestations, cose
 from exchange.errors import (
     IdTakenError,
     InternalError,
-    InvalidFieldError,
     NotFoundError,
     RevokedError,
     StoreUnavailableError,
     TongxingError,
 )
 from exchange.presence import subject_of
-from exchange.statuslist import LIST_SIZE
 from nodes.store import statuses
 from nodes.store.changes import journal, note_published, note_revoked
 from nodes.store.connection import Connection
+from nodes.store.records import (
+    NO_NOTE,
+    TOMBSTONE,
+    Held,
+    NewRecord,
+    Note,
+    Progress,
+    Published,
+    Record,
+    Revocation,
+    packed,
+)
 from nodes.store.writer import BatchWriter, Change
 
 if TYPE_CHECKING:
@@ -51,16 +59,7 @@ if TYPE_CHECKING:
     from exchange.facts import Kind
     from nodes.store.connection import Command
 
-__all__ = [
-    "AttestationStore",
-    "Held",
-    "NewRecord",
-    "Note",
-    "Progress",
-    "Published",
-    "Record",
-    "Revocation",
-]
+__all__ = ["AttestationStore"]
 
 log = structlog.get_logger(__name__)
 
@@ -68,9 +67,6 @@ _T = TypeVar("_T")
 
 SUBJECTS_AT_ONCE: Final = b"50"
 """How many keys a step of a scan looks at: some milliseconds of a thread, then others' turn."""
-
-TOMBSTONE: Final = b"\x00"
-"""What a revoked attestation's value begins with; no COSE_Sign1 does (CBOR 0x00 is a number)."""
 
 SUBJECTS_IN_BULK: Final = b"1000"
 """The same where only the keys are wanted."""
@@ -100,203 +96,6 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 return redis.call('APPEND', KEYS[1], ARGV[1])
 """
 """A record that ended meanwhile does not come back without its expiry."""
-
-RECORD_BYTES: Final = 94
-PLACE_BYTES: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Whose an attestation id is.
-
-    :param issuer: a unified social credit code (GB 32100), 18 characters.
-    :param digest: 32 bytes, of the content: equal for what counts as the same fact.
-    :param expires: Unix seconds.
-    :param token: the subject token, 36 bytes.
-    :param places: a status list's number and an index there, for each time that it was signed with
-        a new one; all of them are revoked with it.
-    """
-
-    issuer: str
-    digest: bytes
-    expires: int
-    token: bytes = field(repr=False)
-    places: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def place(self) -> tuple[int, int] | None:
-        """The newest place; None where it has none."""
-        return self.places[-1] if self.places else None
-
-    def encode(self) -> bytes:
-        """Give the stored form: issuer, digest, expiry (8, big-endian), token; 8 bytes a place."""
-        return b"".join(
-            (
-                self.issuer.encode("ascii"),
-                self.digest,
-                self.expires.to_bytes(8, "big"),
-                self.token,
-                *map(_packed, self.places),
-            )
-        )
-
-    @classmethod
-    def decode(cls, stored: bytes) -> Record:
-        """Read the stored form.
-
-        :raises StoreUnavailableError: something else stands there.
-        """
-        places, rest = divmod(len(stored) - RECORD_BYTES, PLACE_BYTES)
-        if places < 0 or rest or not stored[:18].isascii():
-            raise StoreUnavailableError(
-                "something else stands where an attestation's record should be",
-                remedy="give the node a database of its own",
-            )
-        expires = int.from_bytes(stored[50:58], "big")
-        return cls(
-            stored[:18].decode("ascii"),
-            stored[18:50],
-            expires,
-            stored[58:RECORD_BYTES],
-            tuple(
-                (
-                    int.from_bytes(stored[at : at + 4], "big"),
-                    int.from_bytes(stored[at + 4 : at + PLACE_BYTES], "big"),
-                )
-                for at in range(RECORD_BYTES, len(stored), PLACE_BYTES)
-            ),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class NewRecord:
-    """What is to be published.
-
-    :param id: 16 bytes.
-    :param token: the subject token, 36 bytes.
-    :param issuer: 18 ASCII characters.
-    :param digest: 32 bytes, of the content: equal for what counts as the same fact.
-    :param expires: Unix seconds, in the future: what is past, the server forgets at once.
-    :param signed: the COSE_Sign1 bytes.
-    :param place: the status list's number and the index there that the signed bytes name.
-    :raises InvalidFieldError: another shape.
-    """
-
-    id: bytes
-    token: bytes = field(repr=False)
-    issuer: str
-    digest: bytes
-    expires: int
-    signed: bytes = field(repr=False)
-    place: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        lengths = (len(self.id), len(self.token), len(self.issuer), len(self.digest))
-        if lengths != (16, 36, 18, 32) or not self.issuer.isascii():
-            raise InvalidFieldError("an id, token, credit code or digest has not its length")
-        if not 0 < self.expires < 1 << 40:
-            raise InvalidFieldError("no Unix time", field="expires")
-        if not self.signed or self.signed.startswith(TOMBSTONE):
-            raise InvalidFieldError("no COSE_Sign1", field="signed")
-        if self.place is not None:
-            number, index = self.place
-            if not (0 <= number < 1 << 32 and 0 <= index < LIST_SIZE):
-                raise InvalidFieldError("no place of a status list", field="place")
-
-    def record(self) -> Record:
-        """Whose the id is to be."""
-        places = () if self.place is None else (self.place,)
-        return Record(self.issuer, self.digest, self.expires, self.token, places)
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """The signed bytes that stand in the store, and whether they stood there before."""
-
-    signed: bytes = field(repr=False)
-    already: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a subject has, in no order.
-
-    :param signed: the signed bytes of live attestations.
-    :param revoked: those of revoked ones that have not ended yet, as they were signed.
-    """
-
-    signed: list[bytes] = field(repr=False)
-    revoked: list[bytes] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Why something is revoked.
-
-    :param reason: 撤销原因.
-    :param authority: who ordered it (决定机构), or "".
-    :param by: the caller that did it.
-    """
-
-    reason: str = ""
-    authority: str = ""
-    by: str = ""
-
-
-NO_NOTE: Final = Note()
-
-
-@dataclass(frozen=True, slots=True)
-class Revocation:
-    """What a tombstone says.
-
-    :param at: Unix seconds.
-    :param signed: the attestation as it was signed; b"" where its publication never finished.
-    """
-
-    at: int
-    note: Note
-    signed: bytes = field(repr=False)
-
-    def header(self) -> bytes:
-        """Give what stands before the signed bytes.
-
-        :raises InvalidFieldError: the note is longer than 64 KiB.
-        """
-        note = {
-            "reason": self.note.reason,
-            "authority": self.note.authority,
-            "by": self.note.by,
-        }
-        text = json.dumps(note, ensure_ascii=False).encode()
-        if len(text) >= 1 << 16:
-            raise InvalidFieldError("too long", field="reason")
-        return TOMBSTONE + self.at.to_bytes(8, "big") + len(text).to_bytes(2, "big") + text
-
-    @classmethod
-    def decode(cls, stored: bytes) -> Revocation:
-        """Read a value that begins with a tombstone.
-
-        :raises StoreUnavailableError: something else stands there.
-        """
-        end = 11 + int.from_bytes(stored[9:11], "big")
-        try:
-            note = Note(**json.loads(stored[11:end]))
-        except (ValueError, TypeError):
-            raise StoreUnavailableError(
-                "something else stands where a revocation should be",
-                remedy="give the node a database of its own",
-            ) from None
-        return cls(int.from_bytes(stored[1:9], "big"), note, stored[end:])
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a walk has come: attestations looked at, and of these revoked now and before."""
-
-    looked_at: int
-    revoked: int
-    already_revoked: int
 
 
 class AttestationStore:
@@ -591,7 +390,7 @@ class AttestationStore:
                 raise StoreUnavailableError("the attestation expired as it was stored")
             if _bears(_same(holder, record), new) or new.place is None:
                 return Change(((b"EXISTS", key),))
-            return Change(((b"EVAL", ADOPT, b"1", key, _packed(new.place)),))
+            return Change(((b"EVAL", ADOPT, b"1", key, packed(new.place)),))
 
         await self.writes.submit((b"GET", key), change)
 
@@ -613,10 +412,6 @@ def _subject_key(token: bytes) -> bytes:
 
 def _record_key(id_: bytes) -> bytes:
     return b"a:{%b}" % id_
-
-
-def _packed(place: tuple[int, int]) -> bytes:
-    return place[0].to_bytes(4, "big") + place[1].to_bytes(4, "big")
 
 
 def _bears(record: Record, new: NewRecord) -> bool:

@@ -35,10 +35,11 @@ from nodes.peers.sync import PeerSync, SyncState
 from nodes.services.peer import PeerService
 from nodes.store import feed, presence
 from nodes.store.answers import PeerAnswers
-from nodes.store.attestations import AttestationStore, NewRecord
+from nodes.store.attestations import AttestationStore
 from nodes.store.changes import Changes
 from nodes.store.connection import Connection
 from nodes.store.feed import Feed
+from nodes.store.records import NewRecord
 from nodes.store.statuses import StatusStore
 
 SICHUAN, GUANGDONG, SHANGHAI = PROVINCES = ("510000", "440000", "310000")

@@ -17,7 +17,8 @@ from exchange.presence import subject_of
 from exchange.statuslist import LIST_SIZE
 from nodes.embedded import EmbeddedValkey
 from nodes.store.answers import PeerAnswers
-from nodes.store.attestations import AttestationStore, Held, NewRecord
+from nodes.store.attestations import AttestationStore
+from nodes.store.records import Held, NewRecord
 from nodes.store.statuses import LIST_BYTES, StatusStore
 
 if TYPE_CHECKING:

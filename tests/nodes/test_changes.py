@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from exchange.errors import CursorExpiredError, RevokedError, StoreUnavailableError
 from exchange.presence import subject_of
 from nodes.embedded import EmbeddedValkey
-from nodes.store.attestations import AttestationStore, NewRecord, Record
+from nodes.store.attestations import AttestationStore
 from nodes.store.changes import Changes, Revoked, _entry, journal, note_published, note_revoked
+from nodes.store.records import NewRecord, Record
 from nodes.store.statuses import StatusStore
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from exchange.errors import CursorExpiredError, StoreUnavailableError
 from exchange.presence import PresenceFilter, subject_of
 from nodes.store import feed as module
 from nodes.store import presence
-from nodes.store.attestations import AttestationStore, NewRecord
+from nodes.store.attestations import AttestationStore
 from nodes.store.feed import LARGEST, RECENT, Feed
+from nodes.store.records import NewRecord
 
 ISSUER = "12440000MB2D00001X"
 HEARTBEAT = 0.2

@@ -39,7 +39,8 @@ from nodes.keyring import Keyring
 from nodes.keysteps import KeySteps
 from nodes.rotation import Rotation, Schedule
 from nodes.services.key import KeyService
-from nodes.store.attestations import AttestationStore, NewRecord
+from nodes.store.attestations import AttestationStore
+from nodes.store.records import NewRecord
 from nodes.trust import TrustKeeper
 
 SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"

@@ -17,9 +17,10 @@ from exchange.v1 import peer_service_pb2 as pb
 from nodes.embedded import EmbeddedValkey
 from nodes.services.peer import PeerService
 from nodes.store import presence
-from nodes.store.attestations import AttestationStore, NewRecord
+from nodes.store.attestations import AttestationStore
 from nodes.store.changes import Changes
 from nodes.store.feed import Feed
+from nodes.store.records import NewRecord
 from nodes.store.statuses import StatusStore
 
 PROVINCE = "440000"

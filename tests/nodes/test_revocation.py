@@ -27,7 +27,8 @@ from exchange.statuslist import StatusLists, StatusReference
 from exchange.subjects import credit_code_check
 from exchange.v1 import attestation_service_pb2 as pb
 from exchange.v1 import types_pb2
-from nodes.store.attestations import AttestationStore, NewRecord
+from nodes.store.attestations import AttestationStore
+from nodes.store.records import NewRecord
 from nodes.trial import TrialExchange
 
 SICHUAN, GUANGDONG = "510000", "440000"

@@ -17,8 +17,9 @@ from exchange.errors import InternalError, InvalidFieldError, StoreUnavailableEr
 from exchange.facts import Kind
 from exchange.statuslist import LIST_SIZE, StatusList
 from nodes.embedded import EmbeddedValkey
-from nodes.store.attestations import AttestationStore, NewRecord, Record
+from nodes.store.attestations import AttestationStore
 from nodes.store.connection import Connection
+from nodes.store.records import NewRecord, Record
 from nodes.store.statuses import LIST_BYTES, StatusStore, _Places
 from nodes.store.writer import Change
 

@@ -36,17 +36,9 @@ from exchange.presence import subject_of
 from exchange.subjects import DocumentType
 from nodes.embedded import EmbeddedValkey, _binary
 from nodes.store.address import StoreAddress
-from nodes.store.attestations import (
-    AttestationStore,
-    Held,
-    NewRecord,
-    Note,
-    Progress,
-    Published,
-    Record,
-    Revocation,
-)
+from nodes.store.attestations import AttestationStore
 from nodes.store.connection import Connection
+from nodes.store.records import Held, NewRecord, Note, Progress, Published, Record, Revocation
 from nodes.store.writer import BatchWriter, Change
 
 if TYPE_CHECKING:
