@@ -38,10 +38,10 @@ from exchange.subjects import mod_11_2
 from exchange.v1 import recognition_service_pb2, types_pb2
 from nodes.cli import files
 from nodes.cli.exchange import raised
-from nodes.standing import choose
 from nodes.store.attestations import AttestationStore
 from nodes.store.records import NewRecord
 from nodes.trial import TrialExchange
+from nodes.trial.standing import choose
 
 SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
 PASSENGERS = 588

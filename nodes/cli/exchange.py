@@ -23,8 +23,8 @@ from nodes.cli.output import Form, FormOption
 if TYPE_CHECKING:
     from types import FrameType
 
-    from nodes.overview import NodeView, Overview
-    from nodes.standing import Standing
+    from nodes.trial.overview import NodeView, Overview
+    from nodes.trial.standing import Standing
 
 __all__ = ["exchange", "interruptible", "raised"]
 
@@ -86,8 +86,8 @@ def status(directory: DirectoryOption = _HERE, form: FormOption = Form.PRETTY) -
     """Ask every node how it stands with the others; exit 1 if anything is wrong. 查看状态。"""
     import asyncio
 
-    from nodes.overview import look
-    from nodes.standing import Standing
+    from nodes.trial.overview import look
+    from nodes.trial.standing import Standing
 
     seen = asyncio.run(look(Standing(directory)))
     if form is Form.JSON:
@@ -107,7 +107,7 @@ def down(
     form: FormOption = Form.PRETTY,
 ) -> None:
     """End every process of the exchange, also those that a killed node left. 停止交换体系。"""
-    from nodes.standing import Standing
+    from nodes.trial.standing import Standing
 
     standing = Standing(directory)
     ended = standing.down()
@@ -130,7 +130,7 @@ def _chosen(text: str) -> tuple[str, ...]:
 
     :raises InvalidFieldError: there are not so many, one stands twice, or one is none.
     """
-    from nodes.standing import choose
+    from nodes.trial.standing import choose
 
     if text.isascii() and text.isdigit() and len(text) < 6:
         return choose(int(text))
@@ -159,7 +159,7 @@ def raised(
     :returns: it, the names of what was started, and how it stands.
     :raises InvalidFieldError: another exchange lies in the folder.
     """
-    from nodes.standing import Standing, choose
+    from nodes.trial.standing import Standing, choose
 
     if Standing.lies_in(directory):
         standing = Standing(directory)
@@ -202,7 +202,7 @@ def _settled(standing: Standing) -> Overview:
     """How it stands once nothing is wrong any more, or after so long."""
     import asyncio
 
-    from nodes.overview import look
+    from nodes.trial.overview import look
 
     begun = time.monotonic()
     said = -1

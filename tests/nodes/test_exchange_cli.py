@@ -25,8 +25,8 @@ from exchange.trust import files
 from exchange.v1 import types_pb2
 from nodes import detached
 from nodes.cli import run
-from nodes.standing import Standing, _credit_code, choose
 from nodes.trial import wait_until
+from nodes.trial.standing import Standing, _credit_code, choose
 
 SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
 CODES = (SHANGHAI, GUANGDONG, SICHUAN)
@@ -184,7 +184,7 @@ def test_what_was_published_is_there_after_down_and_up(standing, people):
 def test_an_old_list_is_signed_anew(laid, monkeypatch):
     before = files.read(laid / "trust")
     assert Standing(laid).ends() > datetime.now(UTC) + timedelta(hours=23)
-    monkeypatch.setattr("nodes.standing._RENEW", timedelta(days=2))
+    monkeypatch.setattr("nodes.trial.standing._RENEW", timedelta(days=2))
     Standing(laid)._renew()
     after = files.read(laid / "trust")
     version = files.signed(after, "timestamp.json", Timestamp).version
@@ -192,7 +192,7 @@ def test_an_old_list_is_signed_anew(laid, monkeypatch):
 
 
 def test_a_list_that_ends_soon_is_told_of(laid, status, monkeypatch):
-    monkeypatch.setattr("nodes.overview._SOON", timedelta(days=2))
+    monkeypatch.setattr("nodes.trial.overview._SOON", timedelta(days=2))
     assert "LIST_ENDS" in {fault["code"] for fault in status(laid, 1)["faults"]}
 
 

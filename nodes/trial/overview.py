@@ -16,8 +16,8 @@ from exchange.errors import TongxingError
 from exchange.v1 import peering_service_pb2 as pb
 from exchange.v1 import trust_service_pb2
 from nodes.identity import registry_name, server_name
-from nodes.standing import Place, Standing
 from nodes.trial import REGISTRY
+from nodes.trial.standing import Place, Standing
 
 __all__ = ["Fault", "NodeView", "Overview", "Unheard", "look"]
 

@@ -1,6 +1,6 @@
 """A trial exchange on one machine: every province a real node in a process of its own.
 
-The demonstration, the tests and the benchmarks run on it, and so does `nodes.standing`, which
+The demonstration, the tests and the benchmarks run on it, and so does `nodes.trial.standing`, which
 leaves it running. It is synchronous on purpose: what it starts must not depend on the event loop
 of who looks on.
 """
