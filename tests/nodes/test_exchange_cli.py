@@ -60,8 +60,16 @@ def status(capsys):
     return command
 
 
+@pytest.fixture(scope="module", autouse=True)
+def often():
+    """Nodes speak often, so that silence is soon noticed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TONGXING_PEERS__HEARTBEAT_SECONDS", "0.5")
+        yield
+
+
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory):
+def standing(tmp_path_factory, often):
     """Up while the module's tests run; those that harm it bring it up again."""
     directory = tmp_path_factory.mktemp("standing") / "x"
     done = tongxing("up", "-d", directory, "--provinces", ",".join(CODES), "-o", "json")
