@@ -186,7 +186,10 @@ def revoke_issuer(
     ],
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="Of this kind only; may be repeated. 类别。", show_default=False),
+        typer.Option(
+            help="Only this kind, such as nucleic-acid-test or 核酸检测; may be repeated. 类别。",
+            show_default=False,
+        ),
     ] = None,
     reason: Annotated[
         str,
@@ -245,6 +248,11 @@ def revoke_issuer(
         f"{what} {end_of_it.revoked:,}, 原已撤销 revoked before {end_of_it.already_revoked:,}, "
         f"查看 looked at {end_of_it.looked_at:,}"
     )
+    if not end_of_it.revoked and not end_of_it.already_revoked:
+        print(
+            "没有符合的证明：请核对机构代码、时间和省份 "
+            "nothing met all of it: check the credit code, the times, and whose node was asked"
+        )
 
 
 _OPTIONS = {

@@ -261,7 +261,7 @@ def _places(directory: Path) -> Iterator[Place]:
         raise InvalidFieldError(
             f"no exchange in {directory}",
             field="--directory",
-            remedy="`tongxing exchange up` makes one",
+            remedy="`tongxing exchange up` makes one, in a folder that is new or empty",
         )
     registry = directory / REGISTRY / "registry.toml"
     try:

@@ -318,7 +318,7 @@ def kind_from_text(text: str, *, field: str) -> Kind:
 
     :raises InvalidFieldError: there is none of that name; names ``field``.
     """
-    return Kind(_term({field: text}, field, _TERMS[Kind]))
+    return Kind(_term({field: text.replace("-", "_")}, field, _TERMS[Kind]))
 
 
 def _row(header: list[str | None], cells: list[bytes], encoding: str) -> dict[str, str]:
