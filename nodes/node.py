@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -55,6 +55,7 @@ from nodes.store.stores import Stores
 from nodes.subjects import SubjectKeys, read_seal_keys
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
+from nodes.works import Works
 
 __all__ = ["run", "running"]
 
@@ -62,17 +63,18 @@ log = structlog.get_logger(__name__)
 
 
 async def run(config: NodeConfig) -> None:
-    """Run a node until SIGTERM, SIGINT or SIGHUP, then drain it.
+    """Run a node until SIGTERM, SIGINT or SIGHUP, then drain it; the same where a work fails.
 
     :raises TongxingError: the node cannot start: the store, a key, the trust list or a field of
         the configuration is unusable.
+    :raises Exception: what the work failed with; it is logged as well.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
             loop.add_signal_handler(number, stop.set)
-    async with running(config) as port:
+    async with running(config, stop.set) as port:
         # What is here now stays: to look through it again and again would hold calls up.
         gc.collect()
         gc.freeze()
@@ -83,8 +85,13 @@ async def run(config: NodeConfig) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(config: NodeConfig) -> AsyncIterator[int]:
-    """A serving node; its port. On leaving, it drains and closes, the last opened first."""
+async def running(
+    config: NodeConfig, failed: Callable[[], None] = lambda: None
+) -> AsyncIterator[int]:
+    """A serving node; its port. On leaving, it drains and closes, the last opened first.
+
+    :param failed: called when one of its works failed: leave then. Leaving raises the error.
+    """
 
     def clock() -> datetime:
         return datetime.now(UTC)
@@ -181,7 +188,7 @@ async def running(config: NodeConfig) -> AsyncIterator[int]:
                     clock=clock,
                     revoked=syncs.revoked,
                 ),
-                PeerService(store, feed, lambda: stores.statuses.load(config.province)),
+                PeerService(store, feed, lambda: stores.statuses.each(config.province)),
                 StatusListService(
                     province=config.province,
                     own=lambda number: stores.statuses.bits(config.province, number),
@@ -204,18 +211,18 @@ async def running(config: NodeConfig) -> AsyncIterator[int]:
         keeper.on_change(peers.follow)
         keeper.on_change(syncs.follow)
         keeper.on_change(door.follow)
-        works = [
+        works = Works(failed)
+        stack.push_async_callback(works.close)
+        works.start(
             feed.run(),
             tls.watch(),
             warn_daily(tls, keeper.current, config.province, clock),
             keeper.watch_folder(),
-        ]
+        )
         if registry and role_signer:
-            works.append(Rotation(steps, _schedule(config), clock).run())
+            works.start(Rotation(steps, _schedule(config), clock).run())
         if registry:
-            works.append(TrustFollower(keeper, registry, peers).run())
-        for work in works:
-            stack.push_async_callback(_cancel, asyncio.create_task(work))
+            works.start(TrustFollower(keeper, registry, peers).run())
         if config.metrics:
             collector = NodeMetrics(
                 province=config.province,
@@ -253,12 +260,6 @@ async def _first_list(keeper: TrustKeeper, registry: Registry | None) -> TrustLi
             raise
         log.warning("trust.local_refused", why=str(error))
     return await fetch_trust(keeper, registry)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 def _private_directory(path: Path) -> None:

@@ -23,14 +23,16 @@ from nodes.identity import server_name
 from nodes.peers.breaker import CircuitBreaker
 from nodes.tlsfiles import TlsFiles
 
-__all__ = ["MOST_IN_FLIGHT", "Peer", "PeerLinks"]
+__all__ = ["LARGEST_ANSWER", "MOST_IN_FLIGHT", "Peer", "PeerLinks"]
 
 log = structlog.get_logger(__name__)
 
-MOST_IN_FLIGHT: Final = 256
+MOST_IN_FLIGHT: Final = 64
 """Calls to one peer at a time; more wait for their turn, within their own time."""
 
-_LARGEST_ANSWER = 16 * 1024 * 1024
+LARGEST_ANSWER: Final = 4 * 1024 * 1024
+"""Bytes of one answer: a peer that lies in every one fills 256 MiB of memory at most."""
+
 _PATIENCE_SECONDS = 5.0
 """How long a peer that moved, or changed its authority, is still called as before."""
 _GRACE_SECONDS = 30.0
@@ -231,7 +233,7 @@ def _link(endpoint: Endpoint) -> Link:
     return Link(
         endpoint,
         options=[
-            ("grpc.max_receive_message_length", _LARGEST_ANSWER),
+            ("grpc.max_receive_message_length", LARGEST_ANSWER),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.initial_reconnect_backoff_ms", 200),

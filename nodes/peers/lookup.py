@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -34,14 +35,22 @@ from nodes.peers.links import Peer
 
 __all__ = ["Answers", "Found", "Lookup", "SyncView", "Syncs"]
 
-MOST_TOKENS: Final = 1000
-"""Tokens in one call, by the contract."""
-LARGEST_SUBJECT: Final = 1 << 20
+MOST_TOKENS: Final = 250
+"""Tokens in one call, a quarter of what the contract allows: so the largest answer that is taken
+has 16 KiB for each, some twenty attestations; and the largest batch goes in four calls, whose
+failure together does not yet open a circuit."""
+LARGEST_SUBJECT: Final = 1 << 18
 """Bytes that a peer may send of one holder: no honest one comes near."""
-LARGEST_KEPT: Final = 1 << 16
-"""Bytes of one answer that are kept."""
+LARGEST_KEPT: Final = 1 << 13
+"""Bytes of one answer that are kept: some ten attestations. Who has more is asked for again."""
 KEPT_SECONDS: Final = 24 * 3600
 """How long an answer is kept, unless a change of the province ends it before."""
+KEPT_BYTES: Final = 1 << 25
+"""Of one province's answers that are kept at once, and then again, evenly, in `KEPT_SECONDS`. So
+never more than 64 MiB of it lie in the store, which also takes what is published here, and drops
+nothing to make room: a peer that answers at length for everybody must not fill it."""
+KEPT_COST: Final = 512
+"""Bytes that an answer takes in the store beside its own, about: a key, a field, an expiry."""
 
 _FETCH = "/tongxing.v1.PeerService/FetchAttestations"
 _BREATH = 64
@@ -151,6 +160,24 @@ class _Question:
         )
 
 
+class _Allowance:
+    """How much of one province's answers may still be kept: a bucket that empties with time."""
+
+    __slots__ = ("_at", "_level")
+
+    def __init__(self) -> None:
+        self._level = self._at = 0.0
+
+    def takes(self, size: int, now: float) -> bool:
+        """Take so many bytes at a Unix second, if there is room for them."""
+        drained = max(0.0, now - self._at) * KEPT_BYTES / KEPT_SECONDS
+        self._level, self._at = max(0.0, self._level - drained), now
+        if self._level + size > KEPT_BYTES:
+            return False
+        self._level += size
+        return True
+
+
 class Lookup:
     """Asks the filters, then the answers at hand, and then the provinces themselves.
 
@@ -184,6 +211,7 @@ class Lookup:
         self._trust: TrustList | None = None
         self._others: tuple[str, ...] = ()
         self._unusable: tuple[str, ...] = ()
+        self._allowances: defaultdict[str, _Allowance] = defaultdict(_Allowance)
         self._nothing: dict[str, tuple[Found]] = {}
         """By province, "no record" by its filter: the same object until more is heard of it."""
 
@@ -328,9 +356,15 @@ class Lookup:
                 self._keep(question.province, tokens[at], subject)
 
     def _keep(self, province: str, token: bytes, subject: pb.SubjectAttestations) -> None:
+        """Keep an answer, if it can be read, and there is room for more of its province."""
         kept = token + subject.SerializeToString()
-        if len(kept) <= LARGEST_KEPT:
-            until = _first_end(subject, int(self._clock().timestamp()) + KEPT_SECONDS)
+        if len(kept) > LARGEST_KEPT:
+            return
+        now = int(self._clock().timestamp())
+        until = _first_end(subject, province, token, now + KEPT_SECONDS)
+        if until is None or until <= now:
+            return
+        if self._allowances[province].takes(len(kept) + KEPT_COST, now):
             self._answers.put(province, subject_of(token), kept, until)
 
     async def _answer(
@@ -484,13 +518,22 @@ def _read(
     )
 
 
-def _first_end(subject: pb.SubjectAttestations, latest: int) -> int:
-    """The Unix second when something in an answer ends; its province forgets it, and so must we."""
+def _first_end(
+    subject: pb.SubjectAttestations, province: str, token: bytes, latest: int
+) -> int | None:
+    """The Unix second when something in an answer ends; its province forgets it, and so must we.
+
+    :return: None where something in it is no attestation of the province and the token.
+    """
     for signed in (*subject.signed_attestations, *subject.revoked_attestations):
-        with contextlib.suppress(TongxingError):
+        try:
             message = cose.parse(signed, cose.ObjectType.ATTESTATION)
-            ends = attestations.decode(message.payload).expires_at
-            latest = min(latest, int(ends.timestamp()))
+            found = attestations.decode(message.payload)
+        except TongxingError:
+            return None
+        if found.province != province or found.token != token:
+            return None
+        latest = min(latest, int(found.expires_at.timestamp()))
     return latest
 
 

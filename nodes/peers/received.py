@@ -74,15 +74,14 @@ class Heard:
     :param subjects: fingerprints of all whom it concerns, 8 bytes each, one after another.
     :param places: what was revoked: list numbers and indices.
     :param generation: of the peer's presence filter.
-    :param complete: whether nothing is missing after it.
-    :param said_at: when that was, by the peer's clock; None: it shows no time.
+    :param said_at: up to when nothing is missing after it, by the peer's clock; None: more follows,
+        or it shows no time that can be.
     """
 
     cursor: bytes
     subjects: bytes = field(repr=False)
     places: tuple[tuple[int, int], ...] = field(repr=False)
     generation: int
-    complete: bool
     said_at: datetime | None
 
     def steps(self) -> list[tuple[bytes, tuple[tuple[int, int], ...]]]:
@@ -151,14 +150,12 @@ async def read_changes(message: pb.WatchChangesResponse) -> Heard:
             places.append((place.list, place.index))
         if not at % AT_ONCE:
             await asyncio.sleep(0)
-    complete = message.HasField("as_of_time")
     return Heard(
         cursor=_cursor(message.cursor),
         subjects=b"".join(subjects),
         places=tuple(places),
         generation=message.presence_generation,
-        complete=complete,
-        said_at=_time(message.as_of_time) if complete else None,
+        said_at=_time(message.as_of_time) if message.HasField("as_of_time") else None,
     )
 
 

@@ -7,8 +7,10 @@ forgotten; only then is the cursor moved, and only then does this node claim to 
 message. After any fault the changes are continued from the cursor *in the store*, or from that of
 the filter where that is older: hearing a thing twice does no harm.
 
-*Fresh* is by this node's clock alone: since it received the last word that nothing is missing. What
-the peer's clock shows is told to the operators, and decides nothing.
+*Fresh* is by this node's clock: since it received the last word that nothing is missing. The peer's
+clock can only make that older: by how much longer the word was on its way than the fastest since
+this node began to listen, so that nobody who holds the stream up makes old news pass for new. How
+far the two clocks are apart does not matter.
 """
 
 from __future__ import annotations
@@ -265,7 +267,7 @@ class PeerSync:
     async def _hear(self) -> None:
         """Continue, and listen; ends in order where a new filter is to be brought up to date."""
         last = await self._begin()
-        pace = _Pace()
+        pace, delay = _Pace(), _Delay()
         async with contextlib.aclosing(self._remote.watch(last)) as messages:
             while (message := await next_of(messages, self._patience)) is not None:
                 received = self._clock()
@@ -276,8 +278,12 @@ class PeerSync:
                 if heard.cursor < last:
                     raise MalformedObjectError("its changes go back", field="cursor")
                 await self._apply(heard)
-                if heard.complete:
-                    self._claim(heard, received)
+                if heard.said_at is not None:
+                    late = delay.of(heard.said_at, received)
+                    if late.total_seconds() > self._patience:
+                        # Held up; or a clock was set. What it says first when asked anew is new.
+                        raise SilentError("its words come late")
+                    self._claim(heard, heard.said_at, received, late)
                 else:
                     self._fall_behind(received)
                 if self._has_renewed(heard.generation):
@@ -339,11 +345,15 @@ class PeerSync:
             await self._check_store()
             return
         *before, final = steps or [(b"", ())]
-        for subjects, places in before:
-            self._remember(subjects, places)
-            await self._answers.forget(self.province, subjects, places, self._stored)
-        self._remember(*final)
-        await self._answers.forget(self.province, *final, heard.cursor)
+        try:
+            for subjects, places in before:
+                self._remember(subjects, places)
+                await self._answers.forget(self.province, subjects, places, self._stored)
+            self._remember(*final)
+            await self._answers.forget(self.province, *final, heard.cursor)
+        except BaseException:
+            self.as_of = None  # what a change ended may be in the store still
+            raise
         self._stored = heard.cursor
 
     def _remember(self, subjects: bytes, places: Iterable[tuple[int, int]]) -> None:
@@ -362,7 +372,7 @@ class PeerSync:
             self.as_of = None
             raise StoreUnavailableError("the store lost what was heard of the peer")
 
-    def _claim(self, heard: Heard, received: datetime) -> None:
+    def _claim(self, heard: Heard, said_at: datetime, received: datetime, late: timedelta) -> None:
         """Be as fresh as a message after which nothing is missing."""
         if self._coming is not None:
             self._filter, self._coming = self._coming.filter, None
@@ -370,13 +380,15 @@ class PeerSync:
         if self._healthy_since is None:
             self._healthy_since = _time()
             log.info("sync.synchronised", province=self.province)
-        self.as_of = received
+        # What was known before stands, unless it is this node's clock that was set back.
+        known = received - late
+        self.as_of = known if self.as_of is None else min(received, max(self.as_of, known))
         self.state = SyncState.SYNCHRONISED
-        if heard.subjects and heard.said_at is not None:
-            self.lag = received - heard.said_at
+        if heard.subjects:
+            self.lag = received - said_at
 
     def _fall_behind(self, received: datetime) -> None:
-        """See that nobody is taken to be in step who only ever says that more follows."""
+        """See that nobody is taken to be in step who never says up to when nothing is missing."""
         late = timedelta(seconds=self._patience)
         if self.as_of is None or received - self.as_of > late:
             self.state = SyncState.RESYNCHRONISING
@@ -439,6 +451,23 @@ class PeerSync:
         took = _time() - began
         self._leisure = min(max(LEISURES * took, self._shortest_leisure), LONGEST_LEISURE)
         return fetched
+
+
+class _Delay:
+    """How much longer a peer's words are on their way than the fastest of them."""
+
+    def __init__(self) -> None:
+        self._least: timedelta | None = None
+
+    def of(self, said_at: datetime, received: datetime) -> timedelta:
+        """Learn of a word.
+
+        :param said_at: when it was said, by the peer's clock.
+        :param received: by this node's.
+        """
+        apart = received - said_at
+        self._least = apart if self._least is None else min(self._least, apart)
+        return apart - self._least
 
 
 class _Pace:

@@ -28,6 +28,7 @@ from exchange.v1 import types_pb2
 from nodes.call import Call
 from nodes.identity import Identity, Role
 from nodes.publisher import Publisher, called
+from nodes.services.limits import Limit
 from nodes.services.validation import check
 from nodes.store.attestations import AttestationStore
 from nodes.store.records import Note, Progress
@@ -42,6 +43,8 @@ IN_FLIGHT = 512
 PROGRESS_SECONDS = 0.5
 """How often, at most, a revocation through the whole store says how far it has come."""
 
+WALKS = 2
+"""Revocations through the whole store at once: each takes its time from all other reads."""
 
 _Revoking = (
     pb.RevokeAttestationRequest
@@ -69,6 +72,7 @@ class AttestationService:
         self._verifier = verifier
         self._trust = trust
         self._clock = clock
+        self._walks = Limit("revocations through the whole store", each=1, total=WALKS)
 
     async def publish_attestation(
         self, request: pb.PublishAttestationRequest, call: Call
@@ -167,7 +171,10 @@ class AttestationService:
     async def revoke_issuer_attestations(
         self, request: pb.RevokeIssuerAttestationsRequest, call: Call
     ) -> AsyncIterator[pb.RevokeIssuerAttestationsResponse]:
-        """End all that one issuer sampled in a range of time, or count it."""
+        """End all that one issuer sampled in a range of time, or count it.
+
+        :raises OverloadedError: the caller has one under way, or the node has enough of them.
+        """
         note, now = self._note(request, call.caller)
         code = check_credit_code(request.credit_code)
         if call.caller.role is Role.ISSUER and code != call.caller.name:
@@ -180,29 +187,30 @@ class AttestationService:
         loop = asyncio.get_running_loop()
         progress, done = Progress(0, 0, 0), False
         said = loop.time()
-        try:
-            async for progress in self._store.revoke_issuer(
-                code, wanted, now, note, validate_only=request.validate_only
-            ):
-                if loop.time() - said >= PROGRESS_SECONDS:
-                    said = loop.time()
-                    yield _progress(progress)
-            done = True
-        finally:  # whoever called, and whether they heard the end: what was done is on record
-            if not request.validate_only:
-                log.info(
-                    "attestation.issuer_revoked",
-                    issuer=code,
-                    sampled_from=request.sample_start_time.ToJsonString(),
-                    sampled_before=request.sample_end_time.ToJsonString(),
-                    kinds=[types_pb2.Kind.Name(kind) for kind in request.kinds],
-                    done=done,
-                    revoked=progress.revoked,
-                    already_revoked=progress.already_revoked,
-                    by=note.by,
-                    authority=note.authority,
-                    reason=note.reason,
-                )
+        with self._walks.hold(call.caller):
+            try:
+                async for progress in self._store.revoke_issuer(
+                    code, wanted, now, note, validate_only=request.validate_only
+                ):
+                    if loop.time() - said >= PROGRESS_SECONDS:
+                        said = loop.time()
+                        yield _progress(progress)
+                done = True
+            finally:  # whoever called, and whether they heard the end: what was done is on record
+                if not request.validate_only:
+                    log.info(
+                        "attestation.issuer_revoked",
+                        issuer=code,
+                        sampled_from=request.sample_start_time.ToJsonString(),
+                        sampled_before=request.sample_end_time.ToJsonString(),
+                        kinds=[types_pb2.Kind.Name(kind) for kind in request.kinds],
+                        done=done,
+                        revoked=progress.revoked,
+                        already_revoked=progress.already_revoked,
+                        by=note.by,
+                        authority=note.authority,
+                        reason=note.reason,
+                    )
         yield _progress(progress, done=True)
 
     def _note(self, request: _Revoking, caller: Identity) -> tuple[Note, int]:

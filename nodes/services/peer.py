@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import asyncio
+import contextlib
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
+from exchange.errors import OverloadedError
 from exchange.v1 import peer_service_pb2 as pb
 from nodes.call import Call
+from nodes.services.limits import Limit
 from nodes.store.attestations import AttestationStore
 from nodes.store.changes import Revoked
 from nodes.store.feed import Batch, Feed
@@ -19,12 +24,18 @@ _LIVE: Final = b"\x0a"  # field 1, length-delimited: both `subjects` and `signed
 _REVOKED: Final = b"\x12"  # field 2, length-delimited: `revoked_attestations`
 _CHUNK: Final = 1 << 20
 
+WATCHES: Final = 4
+"""Streams of changes that a province may have: one a node, and some that broke unnoticed."""
+PRESENCES: Final = 2
+"""Presence filters that a province may read at once."""
+
 
 class PeerService:
     """Answers from the store; the records go out as they lie there, never decoded.
 
     :param feed: its changes and its presence filter.
-    :param revoked: gives the bits of each own status list in which anything is revoked.
+    :param revoked: goes through the own status lists in which anything is revoked: the number and
+        the bits of each.
     """
 
     descriptor = pb.DESCRIPTOR.services_by_name["PeerService"]
@@ -33,12 +44,16 @@ class PeerService:
         self,
         store: AttestationStore,
         feed: Feed,
-        revoked: Callable[[], Awaitable[Mapping[int, bytes | bytearray]]],
+        revoked: Callable[[], AsyncIterator[tuple[int, bytes | bytearray]]],
     ) -> None:
         self._store = store
         self._feed = feed
         self._revoked = revoked
         self._encoded: tuple[Batch | None, bytes] = (None, b"")
+        self._watching: defaultdict[str, deque[_Watch]] = defaultdict(deque)
+        # Those that were replaced and have yet to end count too.
+        self._watches = Limit("streams of changes", each=2 * WATCHES)
+        self._presences = Limit("readings of the presence filter", each=PRESENCES)
 
     async def fetch_attestations(self, request: pb.FetchAttestationsRequest, call: Call) -> bytes:
         """A FetchAttestationsResponse in its wire form."""
@@ -53,17 +68,43 @@ class PeerService:
     ) -> AsyncIterator[bytes]:
         """WatchChangesResponses in their wire form.
 
+        A province's newest streams win: who comes back over another line than one that broke is
+        not made to wait until the break is noticed here.
+
         :raises CursorExpiredError: they cannot be continued from the request's cursor.
+        :raises OverloadedError: the province has too many streams, or opened newer ones.
         """
-        del call
-        async for batch in self._feed.watch(request.cursor):
-            yield self._encode(batch)
+        with self._watches.hold(call.caller.province), self._newest(call.caller.province) as watch:
+            batches = self._feed.watch(request.cursor)
+            while (batch := await watch.next(batches)) is not None:
+                yield self._encode(batch)
+
+    @contextlib.contextmanager
+    def _newest(self, province: str) -> Iterator[_Watch]:
+        """Watch for a province; the oldest that it has beyond its limit ends."""
+        watching = self._watching[province]
+        watching.append(watch := _Watch())
+        try:
+            if len(watching) > WATCHES:
+                watching.popleft().end()
+            yield watch
+        finally:
+            with contextlib.suppress(ValueError):  # it was ended
+                watching.remove(watch)
 
     async def get_presence(
         self, request: pb.GetPresenceRequest, call: Call
     ) -> AsyncIterator[pb.GetPresenceResponse]:
-        """The presence filter, as soon as there is one, and then the revoked places."""
-        del request, call
+        """The presence filter, as soon as there is one, and then the revoked places.
+
+        :raises OverloadedError: the caller's province reads enough of them already.
+        """
+        del request
+        with self._presences.hold(call.caller.province):
+            async for part in self._presence():
+                yield part
+
+    async def _presence(self) -> AsyncIterator[pb.GetPresenceResponse]:
         found = await self._feed.presence()
         header = pb.PresenceHeader(
             cursor=found.cursor,
@@ -78,7 +119,7 @@ class PeerService:
         for at in range(0, len(found.bits), _CHUNK):
             yield pb.GetPresenceResponse(bits=bytes(found.bits[at : at + _CHUNK]))
         # Read after the cursor was taken: what is revoked later is heard of in the changes.
-        for number, bits in (await self._revoked()).items():
+        async for number, bits in self._revoked():
             yield pb.GetPresenceResponse(revoked=pb.RevokedPlaces(list=number, bits=bytes(bits)))
 
     def _encode(self, batch: Batch) -> bytes:
@@ -88,6 +129,45 @@ class PeerService:
             encoded = _message(batch).SerializeToString()
             self._encoded = (batch, encoded)
         return encoded
+
+
+class _Watch:
+    """One stream of changes, which others may end while it waits."""
+
+    __slots__ = ("_ended", "_waiting")
+
+    def __init__(self) -> None:
+        self._ended = False
+        self._waiting: asyncio.Timeout | None = None
+
+    def end(self) -> None:
+        """Let `next` raise: the one that waits now, else the next one."""
+        self._ended = True
+        if self._waiting is not None:
+            self._waiting.reschedule(0)
+
+    async def next(self, batches: AsyncIterator[Batch]) -> Batch | None:
+        """Give the next batch; None at their end.
+
+        :raises OverloadedError: the stream was ended.
+        """
+        if self._ended:
+            raise _replaced()
+        try:
+            async with asyncio.timeout(None) as self._waiting:
+                return await anext(batches, None)
+        except TimeoutError:
+            if self._ended:
+                raise _replaced() from None
+            raise
+        finally:
+            self._waiting = None
+
+
+def _replaced() -> OverloadedError:
+    return OverloadedError(
+        f"the province has {WATCHES} newer streams of changes", remedy="keep one open, not many"
+    )
 
 
 def _message(batch: Batch) -> pb.WatchChangesResponse:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from exchange import status, statuslist
 from exchange.errors import (
@@ -80,7 +81,8 @@ class StatusListService:
         self._clock = clock
         self._remember = remember
         self._remembered: OrderedDict[int, _Signed] = OrderedDict()
-        self._signing = asyncio.Lock()
+        self._signing: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        """Of each list that is asked for now; whoever waits for a lock keeps it."""
 
     async def batch_get_status_lists(
         self, request: pb.BatchGetStatusListsRequest, call: Call
@@ -125,9 +127,9 @@ class StatusListService:
         return found
 
     async def _own_list(self, number: int) -> bytes:
-        # One at a time, and the bits are read within: of two that sign the same list the later
-        # has the later bits. The wait is for a read of the store; signing is rare.
-        async with self._signing:
+        # One at a time of the same list, and the bits are read within: of two that sign it the
+        # later has the later bits.
+        async with self._signing.setdefault(number, asyncio.Lock()):
             bits = await self._own(number)
             if bits is None:
                 raise NotFoundError("the province has no such list")

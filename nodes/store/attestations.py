@@ -34,6 +34,7 @@ from exchange.errors import (
     TongxingError,
 )
 from exchange.presence import subject_of
+from exchange.vouching import CLOCK_SKEW
 from nodes.store import statuses
 from nodes.store.changes import journal, note_published, note_revoked
 from nodes.store.connection import Connection
@@ -73,6 +74,10 @@ SUBJECTS_IN_BULK: Final = b"1000"
 
 PROGRESS: Final = 1000
 """Attestations looked at between two words of how far it has come."""
+
+KEPT_LONGER: Final = 2 * int(CLOCK_SKEW.total_seconds())
+"""Seconds that a status list's bit outlives what it revokes. By a slow gate's clock that is still
+in force, by a fast server's clock the bit ends early; a list without it would say VALID."""
 
 REVOKE: Final = b"""\
 local held = redis.call('HGET', KEYS[1], ARGV[1])
@@ -221,7 +226,7 @@ class AttestationStore:
             self._check_lists(record)
             until = b"%d" % record.expires
             end = (b"EVAL", REVOKE, b"1", _subject_key(record.token), id_, header, until)
-            marks = statuses.mark(self._province, record.places, record.expires)
+            marks = statuses.mark(self._province, record.places, record.expires + KEPT_LONGER)
             subject = subject_of(record.token)
             notes = [note_revoked(subject, id_, place) for place in record.places or (None,)]
             return Change((end, *marks), b"".join(notes))
@@ -362,11 +367,21 @@ class AttestationStore:
         return found
 
     async def _subjects(self, step: bytes) -> AsyncIterator[Collection[bytes]]:
+        """Give the keys of all subjects, a step at a time.
+
+        :raises StoreUnavailableError: no answer, or the server may have started anew: in its new
+            tables a cursor of the old ones points elsewhere, and subjects would be missed.
+        """
+        lives = self.reads.lives
         cursor = b"0"
         while True:
             cursor, keys = await self.reads.execute(
                 *(b"SCAN", cursor, b"MATCH", b"s:{*}", b"COUNT", step)
             )
+            if self.reads.lives != lives:
+                raise StoreUnavailableError(
+                    "the store was away amid a walk through it", remedy="begin again"
+                )
             yield set(keys)
             if cursor == b"0":
                 return

@@ -7,9 +7,10 @@
 ``i``
     the store's id, 16 random bytes: a store that lost its disk is another one.
 
-A *cursor* is 32 bytes: the store's id, then the milliseconds and the number of an entry. The first
-entry of a store is an empty one, so that a cursor before the first entry, whichever that is by now,
-means that something was trimmed.
+A *cursor* is 32 bytes: the store's id, then the milliseconds and the number of an entry, which must
+still be there. A store that comes back from an older copy writes other entries in the places of
+those that it lost; only where the cursor's own entry stands, nothing before it was exchanged and
+nothing after it was trimmed. The first entry of a store is an empty one: there is always a cursor.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ CURSOR_BYTES: Final = 32
 REVOKED_BYTES: Final = ID_BYTES + SUBJECT_BYTES + 8
 NO_PLACE: Final = b"\xff" * 8
 
-KEPT: Final = b"200000"
-"""Entries that the stream keeps, about: a peer that was away for longer fetches all anew."""
+KEPT: Final = b"20000"
+"""Entries that the stream keeps, about. The store evicts nothing, and a full batch's notes are
+16 KiB and more: this is some 330 MB at worst. It holds minutes of the heaviest load (a batch every
+10 ms), days of a usual one; a peer that was away for longer fetches all anew, by itself."""
 
 AT_ONCE: Final = 200
 """Entries that `Changes.tail` reads at once; each may hold the notes of a whole batch."""
@@ -181,32 +184,26 @@ class Changes:
 
         :param cursor: 32 bytes.
         :param most: entries at once; where there are as many, ask again from the last one's cursor.
-        :raises CursorExpiredError: it cannot be continued from there: of another store, from
-            before what is kept, or from after the newest entry (the store lost its last).
+        :raises CursorExpiredError: it cannot be continued from there: its entry is no more, being
+            of another store, or trimmed, or among the last ones, which the store lost.
         """
         if len(cursor) != CURSOR_BYTES:
             raise _expired("it is no cursor")
-        after = cursor[STORE_ID_BYTES:]
-        if after == b"\xff" * 16:  # the one place that nothing can come after
-            raise _expired("it lies ahead of the newest change")
-        # The first entry is read after the range: what is trimmed between is then missed by none.
-        known, found, first, last = await self._connection.ask(
+        place = cursor[STORE_ID_BYTES:]
+        # From the cursor's own entry on, in one command: nothing is trimmed or lost within it.
+        known, found, first = await self._connection.ask(
             [
                 (b"GET", IDENTITY),
-                (b"XRANGE", STREAM, b"(" + _joined(after), b"+", b"COUNT", b"%d" % most),
+                (b"XRANGE", STREAM, _joined(place), b"+", b"COUNT", b"%d" % (most + 1)),
                 OLDEST,
-                NEWEST,
             ]
         )
         if known != self._id or not first:
             await self._begin()
-        if known != cursor[:STORE_ID_BYTES] or not first:
+        if known != cursor[:STORE_ID_BYTES]:
             raise _expired("it is of another store")
-        if after < _cut(first[0][0]):
-            raise _expired("changes after it are kept no more")
-        if after > _cut(last[0][0]):
-            raise _expired("it lies ahead of the newest change")
-        return [_entry(known, each) for each in found]
+        _check_there(place, found, first)
+        return [_entry(known, each) for each in found[1:]]
 
     async def tail(self, cursor: bytes) -> AsyncIterator[list[Entry]]:
         """Give what changes after a cursor, within milliseconds, for as long as one listens.
@@ -225,15 +222,22 @@ class Changes:
                 yield entries
                 if entries:
                     cursor = entries[-1].cursor
-                after = _joined(cursor[STORE_ID_BYTES:])
+                place = cursor[STORE_ID_BYTES:]
+                after = _joined(place)
                 read = (b"XREAD", b"COUNT", b"%d" % AT_ONCE, b"BLOCK", b"%d" % BLOCK_MILLISECONDS)
-                found, known, first = await connection.ask(
-                    [(*read, b"STREAMS", STREAM, after), (b"GET", IDENTITY), OLDEST]
+                # The cursor's own entry is read last: what is trimmed between is missed by none.
+                # It is read every time: the server may have come back since, as may `connection`.
+                found, known, first, there = await connection.ask(
+                    [
+                        (*read, b"STREAMS", STREAM, after),
+                        (b"GET", IDENTITY),
+                        OLDEST,
+                        (b"XRANGE", STREAM, after, b"+", b"COUNT", b"1"),
+                    ]
                 )
-                if known != cursor[:STORE_ID_BYTES] or not first:
+                if known != cursor[:STORE_ID_BYTES]:
                     raise _expired("it is of another store")
-                if cursor[STORE_ID_BYTES:] < _cut(first[0][0]):
-                    raise _expired("changes after it are kept no more")
+                _check_there(place, there, first)
                 entries = [_entry(known, each) for each in found[0][1]] if found else []
         finally:
             await connection.close()
@@ -257,6 +261,19 @@ def _cut(entry_id: bytes) -> bytes:
 
 def _joined(place: bytes) -> bytes:
     return b"%d-%d" % (int.from_bytes(place[:8], "big"), int.from_bytes(place[8:], "big"))
+
+
+def _check_there(place: bytes, found: list[Any], first: list[Any]) -> None:
+    """Refuse a cursor whose own entry is not the first of those that were found from it on."""
+    if found and _cut(found[0][0]) == place:
+        return
+    if not first:
+        raise _expired("it is of another store")
+    if place < _cut(first[0][0]):
+        raise _expired("changes after it are kept no more")
+    if not found:
+        raise _expired("it lies ahead of the newest change")
+    raise _expired("the store lost the change that it names")
 
 
 def _entry(known: bytes, stored: list[Any]) -> Entry:

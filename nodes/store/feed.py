@@ -123,6 +123,8 @@ class Feed:
         self._rebuild_seconds = rebuild_hours * 3600
         # From the time, so that it also grows where the node starts anew.
         self._generation = int(clock().timestamp() * 1000) - 1
+        self._beginnings = 0
+        """How often the changes did not go on where they were left."""
         self._filter: PresenceFilter | None = None
         self._built = asyncio.Event()
         self._rebuild = asyncio.Event()
@@ -242,13 +244,15 @@ class Feed:
         if self._heard:
             with contextlib.suppress(CursorExpiredError):
                 await self._changes.since(self._heard, 1)
+                self._arrived = self._heard  # the rest, if it is not lost, arrives again
                 return
         end = await self._changes.end()
-        # A store that lost its last changes has none that were not heard; another has.
-        if end[:STORE_ID_BYTES] != self._heard[:STORE_ID_BYTES] or end > self._heard:
-            self._filter = None
-            self._built.clear()
-            self._rebuild.set()
+        # Also where the end lies behind what was heard: a store that came back from an older copy
+        # may have others' changes in the places of those that it lost.
+        self._beginnings += 1
+        self._filter = None
+        self._built.clear()
+        self._rebuild.set()
         self._arrived = self._heard = self._told = end
         self._gathered.clear()
         self._recent.clear()
@@ -282,8 +286,11 @@ class Feed:
     async def _tell(self) -> None:
         """Make batches of what was heard."""
         while True:
-            now = self._clock()
-            await self._until_heard(await self._changes.end())
+            now, heard = self._clock(), self._heard
+            end = await self._changes.end()
+            if end < heard:
+                raise CursorExpiredError("the store lost its last changes")
+            await self._until_heard(end)
             self._make(now)
             await asyncio.sleep(PAUSE)
             with contextlib.suppress(TimeoutError):
@@ -375,7 +382,8 @@ class Feed:
                     await self._rebuild.wait()
 
     async def _renew(self) -> None:
-        cursor = await self._changes.end()
+        # Not the store's end: what was heard is seen to be there still before anything follows it.
+        beginnings, cursor = self._beginnings, self._heard
         made = await self._build()
         # What came to the old one meanwhile; from here on, what arrives comes to the new one.
         while not _reaches(cursor, self._arrived):
@@ -385,6 +393,8 @@ class Feed:
                 cursor = entry.cursor
             if not entries:  # the store lost its last, as `_follow` is about to learn
                 await asyncio.sleep(SHORTEST_PAUSE)
+        if self._beginnings != beginnings:
+            raise StoreUnavailableError("the store came back otherwise than it was")
         self._generation += 1
         self._filter = made
         self._rebuild.clear()

@@ -28,7 +28,7 @@ from nodes.store.changes import IDENTITY, identify, store_id
 from nodes.store.writer import Change
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from exchange.facts import Kind
     from nodes.store.connection import Command, Connection
@@ -178,18 +178,21 @@ class StatusStore:
 
     async def load(self, province: str) -> dict[int, bytearray]:
         """Give the bits of every list of a province in which anything is revoked, 32 KiB each."""
+        return {number: bits async for number, bits in self.each(province)}
+
+    async def each(self, province: str) -> AsyncIterator[tuple[int, bytearray]]:
+        """Go through what `load` gives, some lists at a time."""
         key = _lists_key(province)
         numbers = sorted(int(each) for each in await self._reads.execute(*listed(province)))
-        found: dict[int, bytearray] = {}
         for at in range(0, len(numbers), LISTS_AT_ONCE):
             some = numbers[at : at + LISTS_AT_ONCE]
             stored = await self._reads.ask([(b"GET", _bits_key(province, each)) for each in some])
-            for number, bits in zip(some, stored, strict=True):
+            found = list(zip(some, stored, strict=True))
+            if ended := [b"%d" % number for number, bits in found if bits is None]:
+                await self._reads.execute(b"SREM", key, *ended)
+            for number, bits in found:
                 if bits is not None:
-                    found[number] = _padded(bits)
-        if ended := [b"%d" % each for each in numbers if each not in found]:
-            await self._reads.execute(b"SREM", key, *ended)
-        return found
+                    yield number, _padded(bits)
 
     async def _open(self) -> int:
         claim = identify()

@@ -526,13 +526,13 @@ _page = itertools.count()
 LIES = {
     # of the changes
     "no message": (tells(lambda _: JUNK), blames("cannot be read")),
-    "a message of 8 MiB": (tells(lambda _: bytes(8 * MEBIBYTE)), blames("too large")),
+    "a message of 3 MiB": (tells(lambda _: bytes(3 * MEBIBYTE)), blames("too large")),
     "a message of 20 MiB": (tells(lambda _: bytes(20 * MEBIBYTE)), blames("RESOURCE_EXHAUSTED")),
     "nothing for ever": (tells(), blames("said nothing")),
     "an end at once": (tells(then=lambda _: None), blames("it ended")),
     "heartbeats without end": (
         without_end(lambda call, _: word(call.place.cursor(1))),
-        blames("floods"),
+        blames("floods|come late"),
     ),
     "changes without end": (
         without_end(lambda _, cursor: word(cursor, subjects=CROWD)),
@@ -650,7 +650,7 @@ ANSWERS = {
     "no message": (lambda *_: JUNK, SILENT, "UNTRUSTED"),
     "nothing of anybody": (lambda *_: answer([]), SILENT, "UNTRUSTED"),
     "too much": (lambda call, count: nothing(call, count + 1), SILENT, "UNTRUSTED"),
-    "8 MiB": (gives(signed_attestations=lambda _: [bytes(MEBIBYTE)] * 8), SILENT, "UNTRUSTED"),
+    "3 MiB": (gives(signed_attestations=lambda _: [bytes(MEBIBYTE)] * 3), SILENT, "UNTRUSTED"),
     "20 MiB": (gives(signed_attestations=lambda _: [bytes(MEBIBYTE)] * 20), SILENT, "UNREACHABLE"),
     "a thousand": (gives(signed_attestations=lambda one: [one] * 1000), SILENT, "UNTRUSTED"),
     "an error that names the holder": (fails, SILENT, "UNREACHABLE"),

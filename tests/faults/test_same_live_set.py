@@ -29,7 +29,9 @@ from exchange.errors import StoreUnavailableError, TongxingError
 from exchange.facts import Kind
 from exchange.presence import subject_of
 from exchange.v1 import peer_service_pb2 as pb
+from nodes.call import Call
 from nodes.embedded import EmbeddedValkey
+from nodes.identity import Identity, Role
 from nodes.peers import sync as module
 from nodes.peers.sync import PeerSync, SyncState
 from nodes.services.peer import PeerService
@@ -53,6 +55,7 @@ MARGIN = 0.2
 HOLDERS = [bytes(4) + random.Random(number).randbytes(32) for number in range(60)]
 FEW = HOLDERS[:4]
 STRANGER = bytes(8)
+CALL = Call(Identity("120000", Role.NODE, "node"), "request-1")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +162,7 @@ class LocalRemote:
     async def watch(self, cursor):
         request = pb.WatchChangesRequest(cursor=cursor)
         async with (
-            contextlib.aclosing(self._service().watch_changes(request, None)) as found,
+            contextlib.aclosing(self._service().watch_changes(request, CALL)) as found,
             contextlib.aclosing(self._line.carry(found)) as messages,
         ):
             async for message in messages:
@@ -168,7 +171,7 @@ class LocalRemote:
     async def presence(self):
         request = pb.GetPresenceRequest()
         async with (
-            contextlib.aclosing(self._service().get_presence(request, None)) as found,
+            contextlib.aclosing(self._service().get_presence(request, CALL)) as found,
             contextlib.aclosing(self._line.carry(found)) as parts,
         ):
             async for part in parts:
@@ -228,7 +231,7 @@ class Node:
         self.answers = PeerAnswers(reads)
         build = functools.partial(presence.build, self.store, self.url)
         self.feed = Feed(self.changes, build, now, heartbeat=HEARTBEAT)
-        own = functools.partial(self.statuses.load, self.province)
+        own = functools.partial(self.statuses.each, self.province)
         self.service = PeerService(self.store, self.feed, own)
         self.syncs = {
             peer: PeerSync(

@@ -17,9 +17,18 @@ from exchange.errors import CursorExpiredError, RevokedError, StoreUnavailableEr
 from exchange.presence import subject_of
 from nodes.embedded import EmbeddedValkey
 from nodes.store.attestations import AttestationStore
-from nodes.store.changes import Changes, Revoked, _entry, journal, note_published, note_revoked
+from nodes.store.changes import (
+    KEPT,
+    Changes,
+    Revoked,
+    _entry,
+    journal,
+    note_published,
+    note_revoked,
+)
 from nodes.store.records import NewRecord, Record
 from nodes.store.statuses import StatusStore
+from nodes.store.writer import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -301,6 +310,54 @@ async def test_a_cursor_from_before_what_is_kept_is_refused(store, changes, raw)
             await changes.since(cursor)
         assert refused.value.remedy
     assert await changes.since(entries[3].cursor) == entries[4:]
+
+
+async def test_what_is_kept_of_full_batches_leaves_room_in_a_store_that_evicts_nothing(
+    changes, raw
+):
+    await changes.end()
+    for _ in range(200):
+        notes = [note_revoked(secrets.token_bytes(8), secrets.token_bytes(16), (1, 2))] * BATCH
+        full = [secrets.token_bytes(8) + note[8:] for note in notes]
+        await raw.execute(*journal(full))
+    used = await raw.execute(b"MEMORY", b"USAGE", b"c", b"SAMPLES", b"0")
+    assert used / 200 * int(KEPT) < 512 << 20
+
+
+async def test_no_more_is_kept_than_is_said(changes, raw):
+    await changes.end()
+    for _ in range(0, int(KEPT) + 2000, 1000):
+        await raw.ask([journal([secrets.token_bytes(8)])] * 1000)
+    assert int(KEPT) <= await raw.execute(b"XLEN", b"c") < int(KEPT) + 200
+
+
+async def test_a_cursor_whose_entry_the_store_lost_is_refused(store, changes, raw):
+    """A store that came back from an older copy and has other entries about the cursor's place."""
+    await store.publish(new())
+    kept = await changes.end()
+    for _ in range(3):
+        await store.publish(new())
+    _, lost, last = await changes.since(kept)
+    at, number = (
+        int.from_bytes(lost.cursor[part], "big") for part in (slice(16, 24), slice(24, 32))
+    )
+    await raw.execute(b"XDEL", b"c", b"%d-%d" % (at, number))
+    for source in (changes.since(lost.cursor), anext(changes.tail(lost.cursor))):
+        with pytest.raises(CursorExpiredError, match="lost the change"):
+            await source
+    assert (await changes.since(kept))[-1:] == [last]
+
+
+async def test_a_tail_whose_last_entry_the_store_lost_ends(store, changes, raw):
+    await store.publish(new())
+    end = await changes.end()
+    tail = changes.tail(end)
+    assert await anext(tail) == []
+    at, number = (int.from_bytes(end[part], "big") for part in (slice(16, 24), slice(24, 32)))
+    await raw.execute(b"XDEL", b"c", b"%d-%d" % (at, number))
+    await store.publish(new())
+    with pytest.raises(CursorExpiredError, match="lost the change"):
+        await anext(tail)
 
 
 async def test_a_cursor_of_another_store_is_refused(tmp_path, store, changes):

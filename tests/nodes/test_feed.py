@@ -615,7 +615,7 @@ async def test_a_store_that_lost_everything_is_another_store(feed, store, raw, c
         await watcher.until(lambda w: w.batches)
 
 
-async def test_a_store_that_lost_its_last_changes_keeps_the_filter(feed, store, raw, changes):
+async def test_a_store_that_lost_its_last_changes_gets_a_new_filter(feed, store, raw, changes):
     there = await publish(store, 10)
     await eventually(lambda: asyncio.sleep(0, feed.subjects >= 9))
     first = await feed.presence()
@@ -628,10 +628,92 @@ async def test_a_store_that_lost_its_last_changes_keeps_the_filter(feed, store, 
     await raw.execute(b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"yes")
     await eventually(lambda: asyncio.sleep(0, feed._told == kept))
     second = await feed.presence()
-    assert second.generation == first.generation
+    assert second.generation > first.generation
     assert holds(second, there)
     with pytest.raises(CursorExpiredError):
         await anext(feed.watch(ahead))
+
+
+async def replaced(raw, first, *, kept, since):
+    """Put an older copy in the store's place, where somebody publishes before anyone is back.
+
+    By its clock that is earlier than what it lost.
+
+    :param kept: of the entries, milliseconds after the first and their subject.
+    :param since: the same of what is published in the older copy.
+    :return: the fingerprint of who is published there.
+    """
+    base, number = _place(first)
+    token = secrets.token_bytes(36)
+    until = b"%d" % (time.time() + 3600)
+    entries = [(base, number, b""), *((base + at, 0, subject) for at, subject in kept)]
+    entries.append((base + since, 0, subject_of(token)))
+    await raw.ask(
+        [
+            (b"MULTI",),
+            (b"DEL", b"c"),
+            *(
+                (b"XADD", b"c", b"%d-%d" % (at, each), b"p", subject, b"r", b"")
+                for at, each, subject in entries
+            ),
+            (
+                *(b"HSETEX", b"s:{%b}" % token, b"EXAT", until),
+                *(b"FIELDS", b"1", secrets.token_bytes(16), b"\xd2" + bytes(20)),
+            ),
+            (b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"yes"),
+            (b"EXEC",),
+        ]
+    )
+    return subject_of(token)
+
+
+async def added(raw, first, at, subject):
+    await raw.execute(*(b"XADD", b"c", b"%d-0" % (_place(first)[0] + at), b"p", subject, b"r", b""))
+
+
+async def test_who_is_published_in_an_older_copy_of_the_store_is_in_the_filter(feed, raw):
+    snapshot = await feed.presence()
+    early, late = secrets.token_bytes(8), secrets.token_bytes(8)
+    await added(raw, snapshot.cursor, 1000, early)
+    await added(raw, snapshot.cursor, 9000, late)
+    at_late = _place(snapshot.cursor)[0] + 9000
+    await eventually(lambda: asyncio.sleep(0, _place(feed._told)[0] == at_late))
+    peer = feed._told
+    anew = await replaced(raw, snapshot.cursor, kept=[(1000, early)], since=5000)
+    await eventually(lambda: asyncio.sleep(0, _place(feed._told)[0] == at_late - 4000))
+    second = await feed.presence()
+    assert second.generation > snapshot.generation
+    assert holds(second, {anew})
+    # Also once the end lies beyond its place again.
+    await added(raw, snapshot.cursor, 12_000, secrets.token_bytes(8))
+    await eventually(lambda: asyncio.sleep(0, _place(feed._told)[0] == at_late + 3000))
+    feed._recent.clear()
+    with pytest.raises(CursorExpiredError):
+        await anext(feed.watch(peer))
+
+
+async def test_a_filter_that_was_begun_before_the_store_came_back_older_is_not_used(
+    valkey, store, changes, raw
+):
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def build():
+        made = await presence.build(store, valkey.url)
+        begun.set()
+        await go_on.wait()
+        return made
+
+    first = await changes.end()
+    await added(raw, first, 9000, secrets.token_bytes(8))
+    made = Feed(changes, build, now, heartbeat=HEARTBEAT)
+    async with running(made):
+        await begun.wait()
+        anew = await replaced(raw, first, kept=[], since=5000)
+        at_anew = _place(first)[0] + 5000
+        await eventually(lambda: asyncio.sleep(0, _place(made._told)[0] == at_anew))
+        go_on.set()
+        async with asyncio.timeout(10):
+            assert holds(await made.presence(), {anew})
 
 
 def _place(cursor):

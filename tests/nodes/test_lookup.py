@@ -9,22 +9,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import secrets
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
 
+from exchange import attestations
+from exchange.attestations import LIFE, Attestation, Holder, Issuer
+from exchange.facts import NucleicAcidTest, TestResult
+from exchange.keys import Algorithm, PrivateKey
 from exchange.presence import PresenceFilter, subject_of
 from exchange.recognition import MOST_PER_PROVINCE
+from exchange.subjects import DocumentType
 from exchange.trust.profile import Profile
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import peer_service_pb2 as pb
 from nodes.call import Call
 from nodes.identity import Identity, Role, issue, make_authority
+from nodes.peers import lookup
 from nodes.peers.breaker import CircuitBreaker
-from nodes.peers.links import MOST_IN_FLIGHT, PeerLinks
-from nodes.peers.lookup import LARGEST_KEPT, LARGEST_SUBJECT, MOST_TOKENS, Lookup
+from nodes.peers.links import LARGEST_ANSWER, MOST_IN_FLIGHT, PeerLinks
+from nodes.peers.lookup import (
+    KEPT_SECONDS,
+    LARGEST_KEPT,
+    LARGEST_SUBJECT,
+    MOST_TOKENS,
+    Lookup,
+)
 from nodes.tlsfiles import TlsFiles
 
 HOME, SICHUAN, HUBEI, SHANGHAI = "440000", "510000", "420000", "310000"
@@ -35,6 +49,27 @@ HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 
 def token() -> bytes:
     return (1).to_bytes(4) + secrets.token_bytes(32)
+
+
+KEY = PrivateKey.generate(Algorithm.EDDSA)
+
+
+@functools.cache
+def attested(of: bytes, name: str = "", province: str = SICHUAN) -> bytes:
+    """A signed attestation of a token; whose key signed it is not this module's business."""
+    fact = NucleicAcidTest(NOW - HOUR, TestResult.NEGATIVE)
+    attestation = Attestation(
+        id=uuid.UUID(int=7 << 76 | 2 << 62),
+        province=province,
+        token=of,
+        fact=fact,
+        issuer=Issuer("91510100MA61RHGX7P", "锦城医学检验所"),
+        holder=Holder(name, DocumentType.RESIDENT_ID, "51**************21"),
+        issued_at=NOW - HOUR / 2,
+        expires_at=fact.sampled_at + LIFE[fact.kind],
+        data_as_of=fact.sampled_at,
+    )
+    return attestations.sign(attestation, KEY)
 
 
 def answer(*subjects: pb.SubjectAttestations) -> bytes:
@@ -309,15 +344,15 @@ async def test_a_province_without_an_address_gives_no_answer(world):
     assert (await world.ask(token(), trust=trust))[SICHUAN][0].signed is None
 
 
-async def test_a_batch_goes_in_calls_as_large_as_the_contract_allows(world):
-    holders = [token() for _ in range(MOST_TOKENS + 500)]
+async def test_a_batch_goes_in_calls_whose_answers_have_room(world):
+    holders = [token() for _ in range(MOST_TOKENS * 3 // 2)]
     del world.syncs[SICHUAN]
-    for at in (0, MOST_TOKENS, MOST_TOKENS + 499):
+    for at in (0, MOST_TOKENS, MOST_TOKENS + 99):
         world.publish(SICHUAN, holders[at], b"%d" % at)
     found = await world.ask(*holders)
-    assert sorted(map(len, world.nodes[SICHUAN].asked)) == [500, MOST_TOKENS]
+    assert sorted(map(len, world.nodes[SICHUAN].asked)) == [MOST_TOKENS // 2, MOST_TOKENS]
     assert {at: each.signed for at, each in enumerate(found[SICHUAN]) if each.signed} == {
-        at: [b"%d" % at] for at in (0, MOST_TOKENS, MOST_TOKENS + 499)
+        at: [b"%d" % at] for at in (0, MOST_TOKENS, MOST_TOKENS + 99)
     }
     assert [len(each) for each in found.values()] == [len(holders)] * 3
 
@@ -328,14 +363,15 @@ async def test_a_batch_goes_in_calls_as_large_as_the_contract_allows(world):
 async def test_an_answer_is_kept_and_then_at_hand(world):
     holder = token()
     world.syncs[SICHUAN] = Sync(holder)
-    world.publish(SICHUAN, holder, b"one", revoked=[b"two"])
+    one, two = attested(holder, "one"), attested(holder, "two")
+    world.publish(SICHUAN, holder, one, revoked=[two])
     await world.ask(holder)
     assert world.calls() == {SICHUAN: 1}
     world.now += 10 * SECOND
     world.syncs[SICHUAN].as_of = world.now
     (sichuan,) = (await world.ask(holder))[SICHUAN]
     assert world.calls() == {}
-    assert (sichuan.signed, sichuan.revoked) == ([b"one"], [b"two"])
+    assert (sichuan.signed, sichuan.revoked) == ([one], [two])
     assert (sichuan.as_of, sichuan.calls) == (world.now, 0)
     assert world.kept.expires[0] > NOW.timestamp()
 
@@ -352,32 +388,32 @@ async def test_of_many_only_those_are_asked_for_who_are_not_at_hand(world):
     holders = [token() for _ in range(8)]
     world.syncs[SICHUAN] = Sync(*holders)
     for each in holders:
-        world.publish(SICHUAN, each, b"of " + each)
+        world.publish(SICHUAN, each, attested(each))
     await world.ask(*holders[:4])
     world.calls()
     found = await world.ask(*holders)
     assert world.nodes[SICHUAN].asked == [holders[4:]]
-    assert [each.signed for each in found[SICHUAN]] == [[b"of " + each] for each in holders]
+    assert [each.signed for each in found[SICHUAN]] == [[attested(each)] for each in holders]
     assert [each.calls for each in found[SICHUAN]] == [0] * 4 + [1] * 4
 
 
 async def test_a_change_ends_what_is_at_hand(world):
     holder = token()
     world.syncs[SICHUAN] = Sync(holder)
-    world.publish(SICHUAN, holder, b"one")
+    world.publish(SICHUAN, holder, attested(holder))
     await world.ask(holder)
-    world.publish(SICHUAN, holder, revoked=[b"one"])
+    world.publish(SICHUAN, holder, revoked=[attested(holder)])
     world.syncs[SICHUAN].hear(holder, world.kept)
     (sichuan,) = (await world.ask(holder))[SICHUAN]
-    assert (sichuan.signed, sichuan.revoked, sichuan.calls) == ([], [b"one"], 1)
+    assert (sichuan.signed, sichuan.revoked, sichuan.calls) == ([], [attested(holder)], 1)
 
 
 async def test_an_answer_that_a_change_overtakes_is_not_kept(world):
     """The peer reads, something changes, the change is heard, and only then the answer arrives."""
     holder, other = token(), token()
     sync = world.syncs[SICHUAN] = Sync(holder, other)
-    world.publish(SICHUAN, holder, b"one")
-    world.publish(SICHUAN, other, b"two")
+    world.publish(SICHUAN, holder, attested(holder))
+    world.publish(SICHUAN, other, attested(other))
     node, read, heard = world.nodes[SICHUAN], asyncio.Event(), asyncio.Event()
 
     async def late(request, context):
@@ -389,28 +425,28 @@ async def test_an_answer_that_a_change_overtakes_is_not_kept(world):
     node.answers = late
     asking = asyncio.create_task(world.ask(holder, other))
     await read.wait()
-    world.publish(SICHUAN, holder, revoked=[b"one"])
+    world.publish(SICHUAN, holder, revoked=[attested(holder)])
     sync.hear(holder, world.kept)
     heard.set()
     first, second = (await asking)[SICHUAN]
-    assert (first.signed, second.signed) == ([b"one"], [b"two"])
+    assert (first.signed, second.signed) == ([attested(holder)], [attested(other)])
     assert set(world.kept.held) == {(SICHUAN, subject_of(other))}
     node.answers = node.honestly
     first, second = (await world.ask(holder, other))[SICHUAN]
-    assert (first.signed, first.revoked, first.calls) == ([], [b"one"], 1)
-    assert (second.signed, second.calls) == ([b"two"], 0)
+    assert (first.signed, first.revoked, first.calls) == ([], [attested(holder)], 1)
+    assert (second.signed, second.calls) == ([attested(other)], 0)
 
 
 async def test_what_is_at_hand_does_not_count_where_a_change_overtakes_it(world):
     """The store has answered, and while its answer is on the way the change is heard."""
     holder = token()
     sync = world.syncs[SICHUAN] = Sync(holder)
-    world.publish(SICHUAN, holder, b"one")
+    world.publish(SICHUAN, holder, attested(holder))
     await world.ask(holder)
-    world.publish(SICHUAN, holder, revoked=[b"one"])
+    world.publish(SICHUAN, holder, revoked=[attested(holder)])
     world.kept.on_read = lambda: sync.hear(holder, world.kept)
     (sichuan,) = (await world.ask(holder))[SICHUAN]
-    assert (sichuan.signed, sichuan.revoked, sichuan.calls) == ([], [b"one"], 1)
+    assert (sichuan.signed, sichuan.revoked, sichuan.calls) == ([], [attested(holder)], 1)
     assert world.kept.held == {}
 
 
@@ -418,7 +454,7 @@ async def test_what_is_at_hand_does_not_count_where_a_change_overtakes_it(world)
 async def test_nothing_is_kept_where_the_changes_since_are_not_known(world, how):
     holder = token()
     sync = world.syncs[SICHUAN] = Sync(holder)
-    world.publish(SICHUAN, holder, b"one")
+    world.publish(SICHUAN, holder, attested(holder))
     node = world.nodes[SICHUAN]
 
     async def meanwhile(request, context):
@@ -431,7 +467,7 @@ async def test_nothing_is_kept_where_the_changes_since_are_not_known(world, how)
         return await node.honestly(request, context)
 
     node.answers = meanwhile
-    assert (await world.ask(holder))[SICHUAN][0].signed == [b"one"]
+    assert (await world.ask(holder))[SICHUAN][0].signed == [attested(holder)]
     assert world.kept.held == {}
 
 
@@ -453,12 +489,12 @@ async def test_nothing_is_kept_where_synchronisation_begins_during_the_call(worl
 async def test_what_is_at_hand_counts_only_so_long_after_the_last_word(world):
     holder, stranger = token(), token()
     world.syncs[SICHUAN] = Sync(holder)
-    world.publish(SICHUAN, holder, b"one")
+    world.publish(SICHUAN, holder, attested(holder))
     await world.ask(holder)
     await world.nodes[SICHUAN].server.stop(None)
     world.now = NOW + HOUR
     (sichuan,) = (await world.ask(holder))[SICHUAN]
-    assert (sichuan.signed, sichuan.as_of) == ([b"one"], NOW)
+    assert (sichuan.signed, sichuan.as_of) == ([attested(holder)], NOW)
     world.now += SECOND
     (sichuan,) = (await world.ask(holder))[SICHUAN]
     assert sichuan.signed is None
@@ -482,7 +518,7 @@ async def test_an_answer_of_another_holder_with_the_same_fingerprint_is_not_take
     twin = holder[:12] + secrets.token_bytes(24)
     assert subject_of(twin) == subject_of(holder)
     world.syncs[SICHUAN] = Sync(holder)
-    world.publish(SICHUAN, holder, b"one")
+    world.publish(SICHUAN, holder, attested(holder))
     await world.ask(holder)
     (sichuan,) = (await world.ask(twin))[SICHUAN]
     assert (sichuan.signed, sichuan.calls) == ([], 1)
@@ -518,10 +554,80 @@ async def test_a_province_that_is_no_peer_in_the_store_says_nothing(world):
 async def test_too_large_an_answer_is_not_kept(world):
     holder = token()
     world.syncs[SICHUAN] = Sync(holder)
-    world.publish(SICHUAN, holder, bytes(LARGEST_KEPT))
+    many = [attested(holder, "m" * (LARGEST_KEPT // 16))] * 16
+    world.publish(SICHUAN, holder, *many)
     for _ in range(2):
         (sichuan,) = (await world.ask(holder))[SICHUAN]
-        assert ([len(each) for each in sichuan.signed], sichuan.calls) == ([LARGEST_KEPT], 1)
+        assert (sichuan.signed, sichuan.calls) == (many, 1)
+    assert world.kept.held == {}
+
+
+STRANGER = token()
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda _holder: secrets.token_bytes(1000),
+        lambda holder: attested(holder)[:-1],
+        lambda _holder: attested(STRANGER),
+        lambda holder: attested(holder, province=HUBEI),
+    ],
+    ids=["noise", "cut short", "of a stranger", "of another province"],
+)
+async def test_what_is_no_attestation_of_the_holder_is_not_kept(world, make, revoked):
+    """Nothing will ever verify it, and whoever sends enough of it fills the store."""
+    holder = token()
+    world.syncs[SICHUAN] = Sync(holder)
+    said = [attested(holder), make(holder)]
+    world.publish(SICHUAN, holder, *([] if revoked else said), revoked=said if revoked else [])
+    for _ in range(2):
+        (sichuan,) = (await world.ask(holder))[SICHUAN]
+        assert (list(sichuan.signed) or list(sichuan.revoked), sichuan.calls) == (said, 1)
+    assert world.kept.held == {}
+
+
+async def test_of_one_province_no_more_is_kept_than_its_share_until_time_passes(world, monkeypatch):
+    """However true it is: a province may sign as much as it likes."""
+    size = len(token()) + len(
+        answer(pb.SubjectAttestations(signed_attestations=[attested(STRANGER)]))
+    )
+    share = 10 * (size + lookup.KEPT_COST)
+    monkeypatch.setattr(lookup, "KEPT_BYTES", share)
+    holders = [token() for _ in range(30)]
+    for code in (SICHUAN, HUBEI):
+        world.syncs[code] = Sync(*holders)
+    for each in holders:
+        world.publish(SICHUAN, each, attested(each))
+    world.publish(HUBEI, holders[0], attested(holders[0], province=HUBEI))
+    found = await world.ask(*holders)
+    assert [each.signed for each in found[SICHUAN]] == [[attested(each)] for each in holders]
+    kept = [province for province, _ in world.kept.held]
+    assert kept.count(SICHUAN) == 10
+    assert (HUBEI, subject_of(holders[0])) in world.kept.held
+    world.now += timedelta(seconds=KEPT_SECONDS / 2)
+    for sync in world.syncs.values():
+        sync.as_of = world.now
+    await world.ask(*holders)
+    kept = [province for province, _ in world.kept.held]
+    assert kept.count(SICHUAN) == 15
+
+
+async def test_a_clock_that_is_set_back_gives_no_province_more_than_its_share(world, monkeypatch):
+    monkeypatch.setattr(lookup, "KEPT_BYTES", 4 * lookup.KEPT_COST)
+    holders = [token() for _ in range(10)]
+    world.syncs[SICHUAN] = Sync(*holders)
+    for days in (0, -9):
+        world.now = NOW + days * 24 * HOUR
+        await world.ask(*holders)
+    assert len(world.kept.held) == 3
+
+
+def test_the_largest_answers_of_one_peer_leave_room_in_memory():
+    assert LARGEST_ANSWER * MOST_IN_FLIGHT <= 256 * 1024 * 1024
+    assert LARGEST_ANSWER >= MOST_TOKENS * 16 * 1024
+    assert LARGEST_ANSWER >= LARGEST_SUBJECT
 
 
 # Peers that lie.
@@ -543,7 +649,7 @@ LIES = {
 async def test_a_lying_peer_harms_only_itself(world, lie):
     holders = [token(), token()]
     world.syncs |= {SICHUAN: Sync(*holders), HUBEI: Sync(*holders)}
-    world.publish(HUBEI, holders[0], b"one")
+    world.publish(HUBEI, holders[0], attested(holders[0], province=HUBEI))
 
     async def lies(request, context):
         return lie
@@ -553,7 +659,10 @@ async def test_a_lying_peer_harms_only_itself(world, lie):
         found = await world.ask(*holders)
         for each in found[SICHUAN]:
             assert (each.signed, each.readable, each.circuit_open) == (None, False, False)
-        assert [list(each.signed) for each in found[HUBEI]] == [[b"one"], []]
+        assert [list(each.signed) for each in found[HUBEI]] == [
+            [attested(holders[0], province=HUBEI)],
+            [],
+        ]
     assert {province for province, _ in world.kept.held} == {HUBEI}
     peer = world.links.get(SICHUAN)
     assert (peer.up, peer.errors) == (True, 9)
@@ -563,7 +672,7 @@ async def test_a_lying_peer_harms_only_itself(world, lie):
 async def test_a_message_that_is_larger_than_any_is_no_answer(world):
     holder = token()
     world.syncs[SICHUAN] = Sync(holder)
-    world.publish(SICHUAN, holder, bytes(17 * 1024 * 1024))
+    world.publish(SICHUAN, holder, bytes(LARGEST_ANSWER))
     (sichuan,) = (await world.ask(holder))[SICHUAN]
     assert (sichuan.signed, sichuan.calls) == (None, 1)
     assert world.links.get(SICHUAN).last_error == "RESOURCE_EXHAUSTED"
@@ -868,6 +977,8 @@ async def test_the_ways_to_a_peer_begin_at_different_addresses(world, addresses,
 async def test_nothing_says_whom_was_asked_for(world):
     holder = token()
     world.syncs[SICHUAN] = Sync(holder)
-    world.publish(SICHUAN, holder, b"secret-one", revoked=[b"secret-two"])
+    world.publish(
+        SICHUAN, holder, attested(holder, "secret-one"), revoked=[attested(holder, "secret-two")]
+    )
     for _ in range(2):
         assert "secret" not in repr(await world.ask(holder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -39,6 +40,18 @@ os.dup2(file, 1)
 os.dup2(file, 2)
 from nodes import cli
 sys.exit(cli.run(["node", "run", "--config", config]))
+"""
+
+
+BROKEN = """
+import sys
+from nodes import cli, node
+
+async def broken(*_):
+    raise RuntimeError("broken by the test")
+
+node.warn_daily = broken
+sys.exit(cli.run(["node", "run", "--config", sys.argv[1]]))
 """
 
 
@@ -332,6 +345,25 @@ def test_a_node_without_calls_stops_at_once(stopped, number):
     began = time.monotonic()
     assert stopped.exit_code("510000") == 0
     assert time.monotonic() - began < 15, "it waited out its drain time"
+
+
+def test_a_work_that_fails_stops_the_node_in_order(another):
+    config = another.directory / "510000" / "node.toml"
+    command = [sys.executable, "-c", BROKEN, config]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1, ended.stderr
+    lines = ended.stderr.splitlines()
+    failed, draining = (
+        next(at for at, line in enumerate(lines) if event in line)
+        for event in ("node.task_failed", "node.draining")
+    )
+    assert failed < draining
+    (raised,) = json.loads(lines[failed])["exception"]
+    assert (raised["exc_type"], raised["exc_value"]) == ("RuntimeError", "broken by the test")
+    assert raised["frames"]
+    assert lines[-1].startswith("error (")
+    with pytest.raises(redis.ConnectionError):  # nothing is left behind
+        valkey_pid(another, "510000")
 
 
 def test_a_second_node_on_the_same_data_does_not_start(lone, second):

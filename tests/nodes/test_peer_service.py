@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import secrets
 import time
@@ -11,10 +12,13 @@ from datetime import UTC, datetime
 import pytest
 import uvloop
 
-from exchange.errors import CursorExpiredError
+from exchange.errors import CursorExpiredError, OverloadedError
 from exchange.presence import PresenceFilter, subject_of
+from exchange.provinces import PROVINCES
 from exchange.v1 import peer_service_pb2 as pb
+from nodes.call import Call
 from nodes.embedded import EmbeddedValkey
+from nodes.identity import Identity, Role
 from nodes.services.peer import PeerService
 from nodes.store import presence
 from nodes.store.attestations import AttestationStore
@@ -30,6 +34,13 @@ ISSUER = "12440000MB2D00001X"
 @pytest.fixture
 def event_loop_policy():
     return uvloop.EventLoopPolicy()  # as the node runs
+
+
+def called_by(province):
+    return Call(Identity(province, Role.NODE, "node"), "request-1")
+
+
+CALL = called_by("310000")
 
 
 def now():
@@ -66,7 +77,7 @@ async def feed(url, store):
 @pytest.fixture
 def service(store, feed):
     statuses = StatusStore(PROVINCE, store.reads, store.writes)
-    return PeerService(store, feed, functools.partial(statuses.load, PROVINCE))
+    return PeerService(store, feed, functools.partial(statuses.each, PROVINCE))
 
 
 def new(**values):
@@ -89,7 +100,7 @@ async def fetched(service, *tokens):
 
 async def whole(service):
     """The parts of GetPresence: header, filter, revoked places."""
-    parts = [each async for each in service.get_presence(pb.GetPresenceRequest(), None)]
+    parts = [each async for each in service.get_presence(pb.GetPresenceRequest(), CALL)]
     kinds = [each.WhichOneof("part") for each in parts]
     assert kinds == sorted(kinds, key=["header", "bits", "revoked"].index)
     assert kinds.count("header") == 1
@@ -104,7 +115,7 @@ async def watched(service, cursor, enough):
     """The messages until there are enough."""
     messages = []
     async with asyncio.timeout(10):
-        async for data in service.watch_changes(pb.WatchChangesRequest(cursor=cursor), None):
+        async for data in service.watch_changes(pb.WatchChangesRequest(cursor=cursor), CALL):
             messages.append(pb.WatchChangesResponse.FromString(data))
             if enough(messages):
                 break
@@ -159,7 +170,7 @@ async def test_the_filter_goes_out_whole_in_pieces(service, store, feed):
     large = PresenceFilter.sized(1_200_000)  # 2.4 MB
     large.add_all(random := secrets.token_bytes(8 * 1000))
     feed._filter = large
-    parts = [each async for each in service.get_presence(pb.GetPresenceRequest(), None)]
+    parts = [each async for each in service.get_presence(pb.GetPresenceRequest(), CALL)]
     sizes = [len(each.bits) for each in parts if each.HasField("bits")]
     assert sizes == [1 << 20, 1 << 20, 2_400_000 - (2 << 20)]
     _, made, _ = await whole(service)
@@ -180,6 +191,38 @@ async def test_revoked_places_are_told_with_the_filter(service, store):
         if bits[index // 8] >> index % 8 & 1
     }
     assert found == {(3, 12), (9, (1 << 18) - 1)}
+
+
+async def test_a_third_reading_of_the_filter_by_a_province_is_refused(service):
+    def reading(call=CALL):
+        return service.get_presence(pb.GetPresenceRequest(), call)
+
+    first, second = reading(), reading()
+    for each in (first, second):
+        await anext(each)
+    with pytest.raises(OverloadedError):
+        await anext(reading())
+    await anext(another := reading(called_by("120000")))
+    await first.aclose()  # its caller is gone
+    await anext(third := reading())
+    for each in (another, second, third):
+        await each.aclose()
+
+
+async def test_the_revoked_lists_are_not_all_read_before_the_first_is_sent(store, feed):
+    read = []
+
+    async def lists():
+        for number in range(3):
+            read.append(number)
+            yield number, b"\1"
+
+    service = PeerService(store, feed, lists)
+    async with contextlib.aclosing(service.get_presence(pb.GetPresenceRequest(), CALL)) as parts:
+        async for part in parts:
+            if part.HasField("revoked"):
+                assert read == list(range(part.revoked.list + 1))
+    assert read == [0, 1, 2]
 
 
 # WatchChanges
@@ -215,7 +258,9 @@ async def test_one_without_a_place_is_told_without(service, store):
 async def test_a_batch_is_encoded_once_for_all_who_watch(service, store):
     header, _, _ = await whole(service)
     request = pb.WatchChangesRequest(cursor=header.cursor)
-    watching = [service.watch_changes(request, None) for _ in range(31)]
+    watching = [
+        service.watch_changes(request, called_by(province)) for province in list(PROVINCES)[:31]
+    ]
     await asyncio.gather(*(anext(each) for each in watching))
     following = [asyncio.ensure_future(_until_change(each)) for each in watching]
     await store.publish(new())
@@ -234,4 +279,46 @@ async def _until_change(messages):
 async def test_a_cursor_of_another_store_is_refused(service):
     request = pb.WatchChangesRequest(cursor=bytes(32))
     with pytest.raises(CursorExpiredError):
-        await anext(service.watch_changes(request, None))
+        await anext(service.watch_changes(request, CALL))
+
+
+async def told_once(service, cursor, call=CALL):
+    """A stream that was told of the live end, and now waits."""
+    stream = service.watch_changes(pb.WatchChangesRequest(cursor=cursor), call)
+    while not pb.WatchChangesResponse.FromString(await anext(stream)).HasField("as_of_time"):
+        pass
+    return stream
+
+
+async def test_a_provinces_newest_streams_win(service, store, feed):
+    feed._heartbeat = 60  # so that they wait
+    cursor = (await feed.presence()).cursor
+    other = await told_once(service, cursor, called_by("120000"))
+    streams = [await told_once(service, cursor) for _ in range(4)]
+    waiting = [asyncio.ensure_future(_until_change(each)) for each in (other, *streams)]
+    await asyncio.sleep(0)
+    newest = await told_once(service, cursor)
+    waiting.append(asyncio.ensure_future(_until_change(newest)))
+    async with asyncio.timeout(10):
+        with pytest.raises(OverloadedError, match="newer streams"):
+            await waiting.pop(1)
+        await store.publish(new())
+        assert all(await asyncio.gather(*waiting))
+    for each in (other, *streams, newest):
+        await each.aclose()
+
+
+async def test_a_province_that_does_not_read_its_streams_is_refused_more(service, feed):
+    cursor = (await feed.presence()).cursor
+    streams = [await told_once(service, cursor) for _ in range(8)]
+    with pytest.raises(OverloadedError):
+        await told_once(service, cursor)
+    # The older half ends as soon as it is read; then there is room again.
+    for each in streams[:4]:
+        with pytest.raises(OverloadedError, match="newer streams"):
+            await anext(each)
+    streams.append(await told_once(service, cursor))
+    for each in streams:
+        await each.aclose()
+    assert not service._watches._held
+    assert not any(service._watching.values())

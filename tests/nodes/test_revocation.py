@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from google.rpc import code_pb2, error_details_pb2
 
-from exchange import attestations, offline, publication, statuslist
+from exchange import attestations, offline, publication, status, statuslist
 from exchange.attestations import AttestationVerifier
 from exchange.client import RevocationProgress
 from exchange.client.admin import Keys
@@ -18,6 +21,7 @@ from exchange.errors import (
     InvalidFieldError,
     MalformedObjectError,
     NotFoundError,
+    OverloadedError,
     RevokedError,
 )
 from exchange.facts import Kind
@@ -26,9 +30,13 @@ from exchange.recognition import Verdict
 from exchange.statuslist import StatusLists, StatusReference
 from exchange.subjects import credit_code_check
 from exchange.v1 import attestation_service_pb2 as pb
+from exchange.v1 import peer_service_pb2 as peer
 from exchange.v1 import types_pb2
+from nodes.call import Call
+from nodes.identity import Identity, Role
+from nodes.services.attestation import AttestationService
 from nodes.store.attestations import AttestationStore
-from nodes.store.records import NewRecord
+from nodes.store.records import NewRecord, Progress
 from nodes.trial import TrialExchange
 
 SICHUAN, GUANGDONG = "510000", "440000"
@@ -403,6 +411,88 @@ async def test_an_app_and_a_node_revoke_nothing(exchange, who):
     async with exchange.client(SICHUAN, who) as client:
         with pytest.raises(CallerNotAllowedError):
             await ended(client.revoke_issuer(OTHER, now - timedelta(days=1), now, REASON))
+
+
+class SlowStore:
+    """A store so large that going through it takes until the test has seen enough."""
+
+    def __init__(self):
+        self.walking = 0
+        self.begun = asyncio.Event()
+        self.end = asyncio.Event()
+
+    async def revoke_issuer(self, *_, **__):
+        self.walking += 1
+        self.begun.set()
+        try:
+            await self.end.wait()
+            yield Progress(1, 0, 0)
+        finally:
+            self.walking -= 1
+
+
+async def test_more_walks_than_the_node_or_a_caller_may_have_are_refused():
+    store = SlowStore()
+    service = AttestationService(
+        store=store, publisher=None, verifier=None, trust=None, clock=lambda: datetime.now(UTC)
+    )
+    request = pb.RevokeIssuerAttestationsRequest(
+        credit_code=OTHER, reason=REASON, validate_only=True
+    )
+    request.sample_start_time.FromDatetime(datetime.now(UTC) - timedelta(days=1))
+    request.sample_end_time.FromDatetime(datetime.now(UTC))
+
+    async def walk(role, name):
+        call = Call(Identity(SICHUAN, role, name), "request-1")
+        async with asyncio.timeout(10):
+            return [each async for each in service.revoke_issuer_attestations(request, call)]
+
+    async def begun(role, name):
+        store.begun.clear()
+        task = asyncio.create_task(walk(role, name))
+        async with asyncio.timeout(10):
+            await store.begun.wait()
+        return task
+
+    first = await begun(Role.ISSUER, OTHER)
+    with pytest.raises(OverloadedError, match="this caller"):
+        await walk(Role.ISSUER, OTHER)
+    second = await begun(Role.ADMIN, "admin")
+    with pytest.raises(OverloadedError, match="the node has 2") as caught:
+        await walk(Role.ADMIN, "another")
+    answer = status.to_status(caught.value)
+    assert answer.code == code_pb2.RESOURCE_EXHAUSTED
+    assert any(each.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for each in answer.details)
+
+    first.cancel()  # its caller is gone: there is room again, also for the same
+    await asyncio.wait({first})
+    third = await begun(Role.ISSUER, OTHER)
+    store.end.set()
+    for task in (second, third):
+        assert (await task)[-1].done
+    assert (await walk(Role.ISSUER, OTHER))[-1].done
+    assert not store.walking
+
+
+async def test_streams_that_their_callers_left_are_not_counted(exchange):
+    async with exchange.client(SICHUAN, "node") as node, asyncio.timeout(20):
+        left = 10
+        while left:
+            parts = node.stream(
+                "PeerService/GetPresence", peer.GetPresenceRequest(), peer.GetPresenceResponse
+            )
+            with contextlib.suppress(OverloadedError):  # the last ones are ending
+                cursor = (await anext(parts)).header.cursor
+                left -= 1
+            await parts.aclose()
+        for _ in range(20):
+            changes = node.stream(
+                "PeerService/WatchChanges",
+                peer.WatchChangesRequest(cursor=cursor),
+                peer.WatchChangesResponse,
+            )
+            await anext(changes)
+            await changes.aclose()
 
 
 # --- corrections ----------------------------------------------------------------------------

@@ -42,6 +42,7 @@ class Province:
         self.signed = 0
         self.reads = 0
         self.down = False
+        self.slow: dict[int, asyncio.Event] = {}
         self.service = StatusListService(
             province=code,
             own=self.bits,
@@ -68,6 +69,8 @@ class Province:
         if self.down:
             raise StoreUnavailableError("the store does not answer")
         await asyncio.sleep(0)
+        if number in self.slow:
+            await self.slow[number].wait()
         found = self.lists.get(number)
         return None if found is None else bytes(found)
 
@@ -232,6 +235,22 @@ async def test_many_who_ask_at_once_share_one_signature(
     answers = await asyncio.gather(*(sichuan.ask(uri) for _ in range(20)))
     assert len({item.signed for (item,) in answers}) == 1
     assert sichuan.signed == 1
+
+
+async def test_a_list_that_is_slow_to_read_holds_no_other_up(
+    country: Country, sichuan: Province
+) -> None:
+    sichuan.open(1, 2)
+    sichuan.slow[1] = asyncio.Event()
+    slow = asyncio.create_task(sichuan.ask(list_uri(SICHUAN, 1)))
+    async with asyncio.timeout(10):
+        (item,) = await sichuan.ask(list_uri(SICHUAN, 2))
+        assert read(country, item).number == 2
+        assert not slow.done()
+        sichuan.slow[1].set()
+        (item,) = await slow
+    assert read(country, item).number == 1
+    assert not sichuan.service._signing
 
 
 async def test_the_memory_is_bounded(country: Country, sichuan: Province) -> None:

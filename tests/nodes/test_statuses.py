@@ -16,8 +16,9 @@ import uvloop
 from exchange.errors import InternalError, InvalidFieldError, StoreUnavailableError
 from exchange.facts import Kind
 from exchange.statuslist import LIST_SIZE, StatusList
+from exchange.vouching import CLOCK_SKEW
 from nodes.embedded import EmbeddedValkey
-from nodes.store.attestations import AttestationStore
+from nodes.store.attestations import KEPT_LONGER, AttestationStore
 from nodes.store.connection import Connection
 from nodes.store.records import NewRecord, Record
 from nodes.store.statuses import LIST_BYTES, StatusStore, _Places
@@ -243,7 +244,18 @@ async def test_the_bits_are_kept_until_the_latest_end(store, raw):
     await asyncio.gather(store.publish(soon), store.publish(late))
     for record, until in ((soon, soon), (late, late), (soon, late)):
         await store.revoke(record.id, ISSUER, AT)
-        assert await raw.execute(b"EXPIRETIME", b"b:{510000}:1") == until.expires
+        assert await raw.execute(b"EXPIRETIME", b"b:{510000}:1") == until.expires + KEPT_LONGER
+
+
+async def test_a_bit_outlives_its_attestation_by_what_clocks_may_differ(store, statuses, raw):
+    """A gate whose clock is slow takes the attestation still, and must not be told VALID."""
+    record = new(place=(1, 77))
+    await store.publish(record)
+    await store.revoke(record.id, ISSUER, AT)
+    until = await raw.execute(b"EXPIRETIME", b"b:{510000}:1")
+    assert timedelta(seconds=until - record.expires) >= 2 * CLOCK_SKEW
+    await raw.execute(b"DEL", b"s:{%b}" % record.token, b"a:{%b}" % record.id)  # as at its end
+    assert indices(await statuses.bits(SICHUAN, 1)) == {77}
 
 
 async def test_a_revocation_that_is_refused_sets_no_bit(store, statuses):

@@ -593,6 +593,32 @@ async def test_every_subject_is_given_also_one_whose_attestation_is_revoked(stor
     assert found == {subject_of(record.token) for record in records}
 
 
+@pytest.mark.parametrize("walk", ["subjects", "revoke"])
+async def test_a_walk_over_a_server_that_started_anew_is_refused(valkey, store, walk):
+    """In its new tables the cursor of the old ones points elsewhere: some would be missed."""
+    until = b"%d" % (time.time() + 3600)
+    for _ in range(10):
+        keys = [b"s:{%b}" % secrets.token_bytes(36) for _ in range(400)]
+        fields = (b"FIELDS", b"1", secrets.token_bytes(16), b"\xd2" + bytes(20))
+        await store.reads.ask([(b"HSETEX", key, b"EXAT", until, *fields) for key in keys])
+    steps = (
+        store.scan_subjects()
+        if walk == "subjects"
+        else store.revoke_issuer(ISSUER, lambda _: True, 1_700_000_000)
+    )
+    await anext(steps)
+    lives = store.reads.lives
+    os.kill(valkey.pid, signal.SIGKILL)
+
+    async def back() -> bool:
+        return store.reads.lives > lives
+
+    await eventually(back)
+    with pytest.raises(StoreUnavailableError, match="amid a walk"):
+        async for _ in steps:
+            pass
+
+
 # Writes
 
 

@@ -79,6 +79,7 @@ class FakePeer:
         self.held = list(held)
         self.lists = {}
         self.beat = 0.1
+        self.ahead = timedelta(0)
         self.header = {}
         self.parts = None
         self.watched, self.fetched = [], 0
@@ -113,7 +114,8 @@ class FakePeer:
             yield self.replay.pop(cursor)
         elif self.greets:
             here = at(self.place, self.store)
-            yield heartbeat(1, cursor=here, presence_generation=self.generation)
+            time_ = now() + self.ahead
+            yield heartbeat(1, cursor=here, presence_generation=self.generation, as_of_time=time_)
         while True:
             said = await self.messages.get()
             if isinstance(said, BaseException):
@@ -221,9 +223,8 @@ async def until(condition, seconds=20):
             await asyncio.sleep(0.002)
 
 
-async def fresh(made):
-    """It has heard that nothing is missing, later than this was asked."""
-    since = now()
+async def fresh(made, since):
+    """It has heard that nothing was missing then."""
     await until(lambda: made.as_of is not None and made.as_of >= since)
 
 
@@ -295,8 +296,9 @@ async def test_the_whole_state_comes_first_and_then_the_changes(begin, store):
 
 
 async def fresh_after(made, peer):
+    since = now()
     peer.say(heartbeat(peer.place, presence_generation=peer.generation))
-    await fresh(made)
+    await fresh(made, since)
 
 
 async def test_a_revocation_without_a_place_still_ends_what_is_kept(begin, store):
@@ -334,6 +336,43 @@ async def test_no_freshness_is_claimed_before_the_old_answer_is_forgotten(begin,
     held.set()
     await until(lambda: made.as_of is not before)
     assert await store.kept(LI) is None
+
+
+@pytest.mark.parametrize("how", ["refused", "cancelled"])
+async def test_a_change_that_the_store_may_not_have_taken_ends_the_claim(begin, store, how):
+    """It is heard, and yet what it ended may lie in the store: so nothing there counts."""
+    reached = asyncio.Event()
+
+    class Failing:
+        cursor, begin = store.answers.cursor, store.answers.begin
+
+        async def forget(self, *_args):
+            reached.set()
+            if how == "refused":
+                raise StoreUnavailableError("gone")
+            await asyncio.Event().wait()
+
+    peer, failing = FakePeer(WANG), Failing()
+    made = PeerSync(SICHUAN, peer, failing, store.statuses, now, pause=0.01)
+    running = asyncio.create_task(made.run())
+    await synchronised(made)
+    await store.keep(LI)
+    peer.greets = False
+    peer.change(LI)
+    await reached.wait()
+    if how == "cancelled":
+        running.cancel()
+        await asyncio.wait({running})
+        assert made.as_of is None
+        return
+    await until(lambda: made.faults)
+    assert made.as_of is None
+    failing.forget = store.answers.forget
+    peer.say(heartbeat(2, subjects=LI))
+    await until(lambda: made.as_of is not None)
+    assert await store.kept(LI) is None
+    running.cancel()
+    await asyncio.wait({running})
 
 
 # Where to continue
@@ -449,9 +488,10 @@ async def test_a_peer_that_filled_all_lists_begins_anew_with_its_whole_state(beg
     await synchronised(made)
     assert made.revoked(0, 0)
     peer.lists = {kept.MOST_LISTS: b"\2"}
+    since = now()
     peer.change(WANG, revocations=[revocation(WANG, (kept.MOST_LISTS, 1))])
     await until(lambda: made.revoked(kept.MOST_LISTS, 1))
-    await fresh(made)
+    await fresh(made, since)
     assert not made.revoked(0, 0)
     assert list(await store.statuses.load(SICHUAN)) == [kept.MOST_LISTS]
 
@@ -502,10 +542,9 @@ async def test_a_store_that_is_gone_stops_the_claim_and_is_continued_from(begin,
     made = begin(peer)
     await synchronised(made)
     os.kill(valkey.pid, signal.SIGKILL)
-    before = made.as_of
     peer.change(LI)
     await until(lambda: made.state is SyncState.SILENT)
-    assert made.as_of in {before, None}
+    assert made.as_of is None  # the change may not have ended what is kept
     assert "store" in made.last_error
     peer.say(heartbeat(2, subjects=LI))
     await synchronised(made)
@@ -551,15 +590,76 @@ async def test_a_store_that_is_emptied_begins_anew(begin, store):
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-async def test_a_peers_clock_decides_nothing(begin, hours):
+async def test_a_peers_clock_that_is_wrong_decides_nothing(begin, hours):
     peer = FakePeer(WANG)
+    peer.ahead = timedelta(hours=hours)
     made = begin(peer)
     await synchronised(made)
     before = now()
-    peer.change(LI, as_of_time=now() + timedelta(hours=hours))
+    peer.change(LI, as_of_time=now() + peer.ahead)
     await until(lambda: made.as_of >= before)
     assert made.as_of <= now()
-    assert abs(made.lag + timedelta(hours=hours)) < timedelta(minutes=1)
+    assert abs(made.lag + peer.ahead) < timedelta(minutes=1)
+    assert not made.faults
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_peers_clock_that_is_set_during_a_session_costs_one_session(begin, hours):
+    """Behind is as late as can be, and is asked anew; ahead, it is only that when it is set back.
+
+    Meanwhile what is known goes neither back nor beyond this node's own time.
+    """
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    before = made.as_of
+    ahead = peer.ahead = timedelta(hours=hours)
+    peer.change(LI, as_of_time=now() + ahead)
+    await until(lambda: made.perhaps(LI) and peer.messages.empty())
+    if hours > 0:
+        peer.ahead = timedelta(0)
+        peer.change(ZHANG)
+    await until(lambda: made.faults)
+    assert made.last_error == "its words come late"
+    assert before <= made.as_of <= now()
+    since = now()
+    await until(lambda: len(peer.watched) == 2)
+    await synchronised(made)
+    peer.say(heartbeat(peer.place, as_of_time=now() + peer.ahead))
+    await fresh(made, since)
+    assert (made.as_of <= now(), made.faults, made.resynchronisations) == (True, 1, 1)
+
+
+async def test_who_lets_a_peers_words_through_one_by_one_makes_nothing_old_look_new(begin):
+    """The line never falls silent, and each word on it is older than the one before."""
+    said = here = datetime(2022, 1, 10, 4, 0, tzinfo=UTC)
+    peer = FakePeer(WANG, greets=False)
+    made = begin(peer, clock=lambda: here)
+    peer.say(heartbeat(1, as_of_time=said))
+    await synchronised(made)
+    while here - said < timedelta(seconds=sync.SHORTEST_PATIENCE):
+        here += timedelta(seconds=0.28)
+        said += timedelta(seconds=0.1)
+        peer.say(heartbeat(1, as_of_time=said))
+        await until(lambda said=said: made.faults or made.as_of >= said)
+        if not made.faults:
+            assert made.as_of == said
+    await until(lambda: made.faults)
+    assert made.last_error == "its words come late"
+    assert made.as_of < said
+    peer.say(heartbeat(1, as_of_time=here))
+    await until(lambda: made.as_of == here)
+
+
+async def test_this_nodes_own_clock_may_be_set_back(begin):
+    behind = [timedelta(0)]
+    peer = FakePeer(WANG)
+    made = begin(peer, clock=lambda: now() - behind[0])
+    await synchronised(made)
+    behind[0] = timedelta(hours=1)
+    peer.change(LI)
+    await until(lambda: made.as_of <= now() - behind[0])
+    assert not made.faults
 
 
 @pytest.mark.parametrize("seconds", [-(1 << 63), -1, 1 << 40, (1 << 63) - 1])
@@ -567,10 +667,24 @@ async def test_a_time_that_cannot_be_harms_nothing(begin, seconds):
     peer = FakePeer(WANG)
     made = begin(peer)
     await synchronised(made)
-    before = now()
+    before = made.as_of
     peer.change(LI, as_of_time=Timestamp(seconds=seconds, nanos=-(1 << 31)))
-    await until(lambda: made.as_of >= before)
+    await until(lambda: made.perhaps(LI) and peer.messages.empty())
+    assert made.as_of is before
+    await fresh_after(made, peer)
     assert made.lag is None
+    assert not made.faults
+
+
+async def test_the_ends_of_time_harm_nothing(begin):
+    peer = FakePeer(WANG)
+    made = begin(peer)
+    await synchronised(made)
+    for seconds in ((1 << 37) - 1, 0):
+        peer.change(LI, as_of_time=Timestamp(seconds=seconds))
+    await until(lambda: made.faults)
+    assert made.last_error == "its words come late"
+    assert made.as_of <= now()
 
 
 async def test_a_peer_that_falls_silent_is_left_and_asked_anew(begin):
@@ -810,7 +924,7 @@ async def test_a_flood_of_nothing_new_is_left(begin):
     made = begin(peer)
     await synchronised(made)
     for _ in range(sync.NOTHING_NEW + 1):
-        peer.say(heartbeat(1))
+        peer.say(heartbeat(1, as_of_time=None))
     await until(lambda: made.faults)
     assert made.last_error == "it floods with what is not new"
 
