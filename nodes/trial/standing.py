@@ -284,8 +284,8 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _credit_code(province: str) -> str:
-    """An invented institution's (12) at a province."""
-    body = f"12{province}MB0X58800"
+    """An invented institution's (12) in a province's capital; Sichuan's is the handbook's."""
+    body = f"12{province[:2]}0100MB0X58800"
     return body + credit_code_check(body)
 
 

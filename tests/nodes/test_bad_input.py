@@ -368,15 +368,17 @@ def nothing_stored(exchange):
     with redis.Redis(unix_socket_path=str(exchange.store("510000"))) as store:
 
         def everything():
-            keys = list(store.scan_iter(count=10_000))
-            return {key: store.hgetall(key) for key in keys if store.type(key) == b"hash"}, keys
+            """Subjects, records and changes; how far the peers are heard moves by itself."""
+            subjects = {key: store.hgetall(key) for key in store.scan_iter("s:*", count=10_000)}
+            return subjects, set(store.scan_iter("a:*", count=10_000)), store.xlen("c")
 
-        hashes, keys = everything()
+        subjects, records, changes = everything()
         yield
-        now, keys_now = everything()
-    assert set(keys_now) <= set(keys), "something new stands in the store"
-    for key, fields in now.items():
-        assert fields.items() <= hashes[key].items(), "a subject has more than before"
+        subjects_now, records_now, changes_now = everything()
+    assert records_now <= records, "something new stands in the store"
+    assert changes_now == changes, "others are told of something"
+    for key, fields in subjects_now.items():
+        assert fields.items() <= subjects[key].items(), "a subject has more than before"
 
 
 @pytest.mark.usefixtures("nothing_stored")
