@@ -17,7 +17,7 @@ MOST_LISTS: Final = 4096
 """Status lists of one province in which anything is revoked: 128 MiB, for a milliard places."""
 
 _LIST_BYTES: Final = LIST_SIZE // 8
-_SLOTS: Final = 1 << 12
+_SLOTS: Final = 1 << 10
 _SLOT: Final = _SLOTS - 1
 
 
@@ -28,8 +28,8 @@ class TooManyListsError(MalformedObjectError):
 class RecentChanges:
     """Tells whether a subject was among a peer's last changes: never wrongly no.
 
-    Each subject has one of 4,096 slots, which holds the number of the last message that named a
-    subject of that slot. So 32 KiB are enough, and nothing is forgotten: a wrong yes needs that
+    Each subject has one of 1,024 slots, which holds the number of the last message that named a
+    subject of that slot. So 8 KiB are enough, and nothing is forgotten: a wrong yes needs that
     another subject of the slot was named since the mark.
     """
 

@@ -28,9 +28,9 @@ __all__ = ["country"]
 _START_SECONDS = 300.0
 _SYNCHRONISED_SECONDS = 120.0
 _LOOKUPS = 310
-_CHANGES = 186
+_CHANGES = 124
 _CROWDS = 20
-_PAUSE_SECONDS = 0.1
+_PAUSE_SECONDS = 0.25
 """Between two changes: what is measured is the way of one, not a queue."""
 _SETTLED_SECONDS = 0.5
 _GIVE_UP_SECONDS = 20.0
