@@ -362,7 +362,8 @@ def main() -> None:
     others = [code for code in PROVINCES if code not in (SICHUAN, GUANGDONG, SHANGHAI)]
     count = arguments.provinces or (3 if arguments.drill == "rotation" else len(PROVINCES))
     codes = [SICHUAN, GUANGDONG, SHANGHAI, *others][:count]
-    os.environ.update(HURRY)
+    if arguments.drill == "rotation":  # 32 nodes would do nothing but connect anew
+        os.environ.update(HURRY)
     with tempfile.TemporaryDirectory(prefix="tongxing-drill-") as scratch:
         exchange = TrialExchange(
             Path(scratch, "exchange"),
