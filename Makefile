@@ -25,7 +25,7 @@ down: $(STAMP)
 	@test ! -d .demo/exchange || $(BIN)/tongxing exchange down --directory .demo/exchange
 
 test: lint  ## everything that CI runs
-	$(BIN)/python -m pytest -n 3 --dist loadfile  # more than cores: tests mostly wait for nodes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
