@@ -331,7 +331,7 @@ async def test_an_endless_stream_costs_neither_memory_nor_service(alone, documen
     await until("it is read", lambda: liar.sent >= messages)
     assert await recognises(alone, document)
     assert mirror(alone, SICHUAN) == good
-    assert resident(alone, SICHUAN, "VmHWM") < before + 384 * MEBIBYTE
+    assert resident(alone, SICHUAN, "VmHWM") < before + 256 * MEBIBYTE
     await liar.tell_the_truth(SICHUAN)
 
 
