@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import ipaddress
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import grpc.aio
 import structlog
@@ -23,7 +23,7 @@ from nodes.identity import server_name
 from nodes.peers.breaker import CircuitBreaker
 from nodes.tlsfiles import TlsFiles
 
-__all__ = ["LARGEST_ANSWER", "MOST_IN_FLIGHT", "Peer", "PeerLinks"]
+__all__ = ["LARGEST_ANSWER", "MOST_IN_FLIGHT", "Links", "Peer", "PeerLinks"]
 
 log = structlog.get_logger(__name__)
 
@@ -134,6 +134,13 @@ class Peer:
         if self.up:
             self.up = False
             log.warning("peer.silent", province=self.province, code=why)
+
+
+class Links(Protocol):
+    """The ways to the peers, for who calls them (`PeerLinks`)."""
+
+    def get(self, province: str, /) -> Peer | None:
+        """One peer; None where there is none."""
 
 
 class PeerLinks:

@@ -31,7 +31,7 @@ from exchange.recognition import MOST_PER_PROVINCE
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import peer_service_pb2 as pb
 from nodes.call import Call
-from nodes.peers.links import Peer
+from nodes.peers.links import Links, Peer
 
 __all__ = ["Answers", "Found", "Lookup", "SyncView", "Syncs"]
 
@@ -83,13 +83,6 @@ class Syncs(Protocol):
 
     def get(self, province: str, /) -> SyncView | None:
         """One peer's; None where there is none."""
-
-
-class Links(Protocol):
-    """The ways to the peers (`nodes.peers.links.PeerLinks`)."""
-
-    def get(self, province: str, /) -> Peer | None:
-        """One peer; None where there is none."""
 
 
 class Answers(Protocol):

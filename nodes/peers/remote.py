@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
@@ -14,7 +14,7 @@ from exchange.errors import CursorExpiredError, MalformedObjectError, TongxingEr
 from exchange.v1 import peer_service_pb2 as pb
 from exchange.v1 import status_list_service_pb2 as lists_pb
 from nodes.call import Call
-from nodes.peers.links import Peer
+from nodes.peers.links import Links, Peer
 from nodes.peers.received import PRESENCE_SECONDS
 
 __all__ = ["ChannelRemote", "Remotes"]
@@ -26,13 +26,6 @@ LARGEST_MESSAGE: Final = 2 * 1024 * 1024
 
 _SERVICE: Final = "/tongxing.v1.PeerService/"
 _STATUS_LISTS: Final = "/tongxing.v1.StatusListService/BatchGetStatusLists"
-
-
-class Links(Protocol):
-    """The ways to the peers (`nodes.peers.links.PeerLinks`)."""
-
-    def get(self, province: str) -> Peer | None:
-        """One peer; None where there is none."""
 
 
 class ChannelRemote:

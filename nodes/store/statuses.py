@@ -167,15 +167,6 @@ class StatusStore:
             return None
         return bytes(LIST_BYTES) if 0 < number - _origin(known) <= int(opened) else None
 
-    async def mark(self, province: str, places: Iterable[tuple[int, int]]) -> None:
-        """Set places as revoked, for as long as anything in force now may last.
-
-        :param places: list numbers and indices.
-        :raises InvalidFieldError: a list or an index that cannot be.
-        :raises StoreUnavailableError: perhaps set, perhaps not: do it again.
-        """
-        await self._reads.ask(mark(province, places, longest()))
-
     async def load(self, province: str) -> dict[int, bytearray]:
         """Give the bits of every list of a province in which anything is revoked, 32 KiB each."""
         return {number: bits async for number, bits in self.each(province)}

@@ -21,7 +21,7 @@ from nodes.embedded import EmbeddedValkey
 from nodes.store.attestations import KEPT_LONGER, AttestationStore
 from nodes.store.connection import Connection
 from nodes.store.records import NewRecord, Record
-from nodes.store.statuses import LIST_BYTES, StatusStore, _Places
+from nodes.store.statuses import LIST_BYTES, StatusStore, _Places, longest, mark
 from nodes.store.writer import Change
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ def new(**changes) -> NewRecord:
 def like(record: NewRecord, **changes) -> NewRecord:
     names = ("id", "token", "issuer", "digest", "expires", "signed", "place")
     return NewRecord(**({name: getattr(record, name) for name in names} | changes))
+
+
+async def set_places(store: AttestationStore, province: str, places) -> None:
+    await store.reads.ask(mark(province, places, longest()))
 
 
 def indices(bits: bytes | bytearray | None) -> set[int]:
@@ -164,9 +168,9 @@ async def test_no_place_is_given_where_the_store_does_not_answer(valkey, statuse
 # Bits
 
 
-async def test_the_bits_stand_in_the_order_of_token_status_lists(statuses):
+async def test_the_bits_stand_in_the_order_of_token_status_lists(store, statuses):
     marked = {0, 1, 7, 8, 9, 1000, LIST_SIZE - 1}
-    await statuses.mark(GUANGDONG, [(3, index) for index in marked])
+    await set_places(store, GUANGDONG, [(3, index) for index in marked])
     bits = await statuses.bits(GUANGDONG, 3)
     assert indices(bits) == marked
     now = datetime.now(UTC)
@@ -185,27 +189,27 @@ async def test_a_list_is_known_from_its_opening_on(statuses):
     assert await statuses.bits(GUANGDONG, number) is None
 
 
-async def test_all_lists_of_one_province_are_loaded_and_no_others(statuses):
+async def test_all_lists_of_one_province_are_loaded_and_no_others(store, statuses):
     assert await statuses.load(GUANGDONG) == {}
-    await statuses.mark(GUANGDONG, [(number, number + 1) for number in range(40)])
-    await statuses.mark(SICHUAN, [(0, 5)])
+    await set_places(store, GUANGDONG, [(number, number + 1) for number in range(40)])
+    await set_places(store, SICHUAN, [(0, 5)])
     loaded = await statuses.load(GUANGDONG)
     assert {number: indices(bits) for number, bits in loaded.items()} == {
         number: {number + 1} for number in range(40)
     }
 
 
-async def test_a_list_whose_last_attestation_ended_is_loaded_no_more(statuses, raw):
-    await statuses.mark(GUANGDONG, [(1, 1), (2, 2)])
+async def test_a_list_whose_last_attestation_ended_is_loaded_no_more(store, statuses, raw):
+    await set_places(store, GUANGDONG, [(1, 1), (2, 2)])
     await raw.execute(b"PEXPIRE", b"b:{440000}:1", b"0")
     assert set(await statuses.load(GUANGDONG)) == {2}
     assert await raw.execute(b"SMEMBERS", b"l:{440000}") == [b"2"]
 
 
 @pytest.mark.parametrize("place", [(0, LIST_SIZE), (0, -1), (0, 1 << 40), (-1, 0), (1 << 32, 0)])
-async def test_a_place_that_cannot_be_is_refused(statuses, raw, place):
+async def test_a_place_that_cannot_be_is_refused(store, raw, place):
     with pytest.raises(InvalidFieldError):
-        await statuses.mark(GUANGDONG, [(1, 1), place])
+        await set_places(store, GUANGDONG, [(1, 1), place])
     with pytest.raises(InvalidFieldError):
         new(place=place)
     assert await raw.execute(b"KEYS", b"b:*") == []
