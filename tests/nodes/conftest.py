@@ -12,6 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from nodes.embedded import EmbeddedValkey
 from nodes.identity import Authority
+from nodes.store.attestations import AttestationStore
 from nodes.store.changes import Changes
 from nodes.store.connection import Connection
 from nodes.trial import TrialExchange
@@ -75,6 +76,14 @@ async def valkey(tmp_path):
     await embedded.start()
     yield embedded
     await embedded.stop()
+
+
+@pytest.fixture
+async def store(valkey):
+    """Sichuan's."""
+    opened = await AttestationStore.open(valkey.url, "510000")
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import secrets
 import shutil
 import signal
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
+from storing import eventually
 
 from exchange.errors import InvalidFieldError, StoreUnavailableError
 from exchange.presence import subject_of
@@ -20,22 +20,12 @@ from nodes.store.attestations import AttestationStore
 from nodes.store.records import Held, NewRecord
 from nodes.store.statuses import LIST_BYTES, StatusStore
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
 SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
 
 
 @pytest.fixture
 def event_loop_policy():
     return uvloop.EventLoopPolicy()  # as the node runs
-
-
-@pytest.fixture
-async def store(valkey: EmbeddedValkey) -> AsyncIterator[AttestationStore]:
-    opened = await AttestationStore.open(valkey.url, SICHUAN)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
@@ -53,17 +43,6 @@ def subject() -> bytes:
 
 def soon() -> int:
     return int(time.time()) + 600
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(15):
-        while True:
-            try:
-                if await condition():
-                    return
-            except StoreUnavailableError:
-                pass
-            await asyncio.sleep(0.01)
 
 
 # Answers

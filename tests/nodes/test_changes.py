@@ -5,13 +5,12 @@ import os
 import secrets
 import shutil
 import signal
-import time
-from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
+from storing import ISSUER, eventually, new
 
 from exchange.errors import CursorExpiredError, RevokedError, StoreUnavailableError
 from exchange.presence import subject_of
@@ -30,36 +29,13 @@ from nodes.store.records import NewRecord, Record
 from nodes.store.statuses import StatusStore
 from nodes.store.writer import BATCH
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
 SICHUAN = "510000"
-ISSUER = "12440000MB2D00001X"
 AT = 1_700_000_000
 
 
 @pytest.fixture
 def event_loop_policy():
     return uvloop.EventLoopPolicy()  # as the node runs
-
-
-@pytest.fixture
-async def store(valkey: EmbeddedValkey) -> AsyncIterator[AttestationStore]:
-    opened = await AttestationStore.open(valkey.url, SICHUAN)
-    yield opened
-    await opened.close()
-
-
-def new(**changes) -> NewRecord:
-    values = {
-        "id": secrets.token_bytes(16),
-        "token": secrets.token_bytes(36),
-        "issuer": ISSUER,
-        "digest": bytes(32),
-        "expires": int(time.time()) + 3600,
-        "signed": b"\xd2" + secrets.token_bytes(100),
-    }
-    return NewRecord(**(values | changes))
 
 
 def split(subjects: bytes) -> list[bytes]:
@@ -74,17 +50,6 @@ async def last(tail, waiting=None) -> None:
             await waiting
         async for _ in tail:
             pass
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(15):
-        while True:
-            try:
-                if await condition():
-                    return
-            except StoreUnavailableError:
-                pass
-            await asyncio.sleep(0.01)
 
 
 # What is written down

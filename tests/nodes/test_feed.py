@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import random
 import secrets
 import signal
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from storing import ISSUER, new
 
 from exchange.errors import CursorExpiredError, StoreUnavailableError
 from exchange.presence import PresenceFilter, subject_of
@@ -21,9 +23,7 @@ from nodes.store import feed as module
 from nodes.store import presence
 from nodes.store.attestations import AttestationStore
 from nodes.store.feed import LARGEST, RECENT, Feed
-from nodes.store.records import NewRecord
 
-ISSUER = "12440000MB2D00001X"
 HEARTBEAT = 0.2
 
 
@@ -62,18 +62,6 @@ async def feed(valkey, store, changes):
     )
     async with running(made):
         yield made
-
-
-def new(**values):
-    values = {
-        "id": secrets.token_bytes(16),
-        "token": secrets.token_bytes(36),
-        "issuer": ISSUER,
-        "digest": bytes(32),
-        "expires": int(time.time()) + 3600,
-        "signed": b"\xd2" + secrets.token_bytes(40),
-    } | values
-    return NewRecord(**values)
 
 
 async def publish(store, count=1):
@@ -175,7 +163,11 @@ async def test_somebody_whose_attestation_is_revoked_is_in_the_filter(store, val
 
 
 async def test_a_large_store_is_built_by_a_process_of_its_own(valkey, store):
-    there = await publish(store, 3000)
+    # Of these none seems to be in a filter of the others: the count depends on no order.
+    draw = random.Random(4)
+    records = [new(token=draw.randbytes(36)) for _ in range(3000)]
+    await asyncio.gather(*(store.publish(each) for each in records))
+    there = {subject_of(each.token) for each in records}
     made = await presence.build(store, valkey.url, at_hand=100)
     assert all(each in made for each in there)
     here = await presence.build(store, valkey.url)

@@ -11,24 +11,21 @@ from datetime import UTC, datetime
 
 import pytest
 import uvloop
+from storing import ISSUER, new
 
 from exchange.errors import CursorExpiredError, OverloadedError
 from exchange.presence import PresenceFilter, subject_of
 from exchange.provinces import PROVINCES
 from exchange.v1 import peer_service_pb2 as pb
 from nodes.call import Call
-from nodes.embedded import EmbeddedValkey
 from nodes.identity import Identity, Role
 from nodes.services.peer import PeerService
 from nodes.store import presence
 from nodes.store.attestations import AttestationStore
-from nodes.store.changes import Changes
 from nodes.store.feed import Feed
-from nodes.store.records import NewRecord
 from nodes.store.statuses import StatusStore
 
 PROVINCE = "440000"
-ISSUER = "12440000MB2D00001X"
 
 
 @pytest.fixture
@@ -48,48 +45,27 @@ def now():
 
 
 @pytest.fixture
-async def url(tmp_path):
-    embedded = EmbeddedValkey(tmp_path / "store")
-    await embedded.start()
-    yield embedded.url
-    await embedded.stop()
-
-
-@pytest.fixture
-async def store(url):
-    opened = await AttestationStore.open(url, PROVINCE)
+async def store(valkey):
+    opened = await AttestationStore.open(valkey.url, PROVINCE)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-async def feed(url, store):
-    changes = await Changes.open(url)
-    made = Feed(changes, functools.partial(presence.build, store, url), now, heartbeat=0.2)
+async def feed(valkey, store, changes):
+    build = functools.partial(presence.build, store, valkey.url)
+    made = Feed(changes, build, now, heartbeat=0.2)
     task = asyncio.create_task(made.run())
     yield made
     made.close()
     task.cancel()
     await asyncio.wait({task})
-    await changes.close()
 
 
 @pytest.fixture
 def service(store, feed):
     statuses = StatusStore(PROVINCE, store.reads, store.writes)
     return PeerService(store, feed, functools.partial(statuses.each, PROVINCE))
-
-
-def new(**values):
-    values = {
-        "id": secrets.token_bytes(16),
-        "token": secrets.token_bytes(36),
-        "issuer": ISSUER,
-        "digest": bytes(32),
-        "expires": int(time.time()) + 3600,
-        "signed": b"\xd2" + secrets.token_bytes(400),
-    } | values
-    return NewRecord(**values)
 
 
 async def fetched(service, *tokens):

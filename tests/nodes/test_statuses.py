@@ -3,32 +3,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import secrets
 import signal
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 import redis
 import uvloop
+from storing import ISSUER, eventually, like, new
 
 from exchange.errors import InternalError, InvalidFieldError, StoreUnavailableError
 from exchange.facts import Kind
 from exchange.statuslist import LIST_SIZE, StatusList
 from exchange.vouching import CLOCK_SKEW
-from nodes.embedded import EmbeddedValkey
 from nodes.store.attestations import KEPT_LONGER, AttestationStore
 from nodes.store.connection import Connection
 from nodes.store.records import NewRecord, Record
 from nodes.store.statuses import LIST_BYTES, StatusStore, _Places, longest, mark
 from nodes.store.writer import Change
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
 SICHUAN, GUANGDONG = "510000", "440000"
-ISSUER = "12440000MB2D00001X"
 AT = 1_700_000_000
 
 
@@ -38,32 +32,8 @@ def event_loop_policy():
 
 
 @pytest.fixture
-async def store(valkey: EmbeddedValkey) -> AsyncIterator[AttestationStore]:
-    opened = await AttestationStore.open(valkey.url, SICHUAN)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
 def statuses(store: AttestationStore) -> StatusStore:
     return StatusStore(SICHUAN, store.reads, store.writes)
-
-
-def new(**changes) -> NewRecord:
-    values = {
-        "id": secrets.token_bytes(16),
-        "token": secrets.token_bytes(36),
-        "issuer": ISSUER,
-        "digest": bytes(32),
-        "expires": int(time.time()) + 3600,
-        "signed": b"\xd2" + secrets.token_bytes(100),
-    }
-    return NewRecord(**(values | changes))
-
-
-def like(record: NewRecord, **changes) -> NewRecord:
-    names = ("id", "token", "issuer", "digest", "expires", "signed", "place")
-    return NewRecord(**({name: getattr(record, name) for name in names} | changes))
 
 
 async def set_places(store: AttestationStore, province: str, places) -> None:
@@ -76,17 +46,6 @@ def indices(bits: bytes | bytearray | None) -> set[int]:
     return {
         at * 8 + bit for at, byte in enumerate(bits) if byte for bit in range(8) if byte >> bit & 1
     }
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(15):
-        while True:
-            try:
-                if await condition():
-                    return
-            except StoreUnavailableError:
-                pass
-            await asyncio.sleep(0.01)
 
 
 async def calls(raw: Connection, command: str) -> int:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
+from storing import eventually, like
 
 from exchange import attestations
 from exchange.attestations import Attestation, Holder, Issuer
@@ -101,28 +102,12 @@ def new(**changes) -> NewRecord:
     return NewRecord(**(values | changes))
 
 
-def like(record: NewRecord, **changes) -> NewRecord:
-    names = ("id", "token", "issuer", "digest", "expires", "signed", "place")
-    return NewRecord(**({name: getattr(record, name) for name in names} | changes))
-
-
 def live(*records: NewRecord) -> Held:
     return Held([record.signed for record in records], [])
 
 
 def ended(*records: NewRecord) -> Held:
     return Held([], [record.signed for record in records])
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(15):
-        while True:
-            try:
-                if await condition():
-                    return
-            except StoreUnavailableError:
-                pass
-            await asyncio.sleep(0.01)
 
 
 async def calls(raw: Connection, command: str) -> int:
