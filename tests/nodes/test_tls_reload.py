@@ -166,12 +166,10 @@ async def load(client, document):
 
 
 @pytest.fixture
-async def traveller(exchange, people):
+async def traveller(exchange, heard_of):
     """Somebody whom Sichuan has attested: Guangdong must ask Sichuan to recognise them."""
-    message = people.tested()
-    async with exchange.client(SICHUAN, "issuer") as issuer:
-        await issuer.publish(message)
-    return message.document
+    async with exchange.client(GUANGDONG, "app") as app:
+        return (await heard_of(exchange, app)).document
 
 
 def renew(exchange, stem="node", identity=NODE, days=30):
