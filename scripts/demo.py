@@ -47,7 +47,7 @@ SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
 PASSENGERS = 588
 HOME = Path(".demo")
 GATE = Purpose.PURPOSE_ENTRY_CHECK
-ARRIVAL_SECONDS = 10.0
+ARRIVAL_SECONDS = 30.0
 console = Console(width=118 if not sys.stdout.isatty() else None)
 
 

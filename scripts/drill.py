@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from demo import GUANGDONG, SHANGHAI, SICHUAN, nucleic_acid_test, outcome, resident
+from demo import GUANGDONG, SHANGHAI, SICHUAN, arrived, nucleic_acid_test, outcome, resident
 from rich.console import Console
 from travellers import ISSUER_CREDIT_CODE
 
@@ -324,6 +324,7 @@ async def stolen(exchange: TrialExchange) -> bool:
             )
             for code in exchange.provinces
         }
+        await asyncio.gather(*(arrived(gate, victim, "ACCEPTED") for gate in gates.values()))
         before = Counter([outcome(await g.recognize(victim, GATE)) for g in gates.values()])
         console.print(f"before: {dict(before)} at {len(gates)} provinces")
         version = await held(admins[SICHUAN], SICHUAN)
@@ -343,6 +344,7 @@ async def stolen(exchange: TrialExchange) -> bool:
         times = sorted(await asyncio.gather(*watching))
         after = Counter([outcome(await g.recognize(victim, GATE)) for g in gates.values()])
         await hospital.publish(nucleic_acid_test(resident(902), datetime.now(UTC)))
+        await asyncio.gather(*(arrived(g, resident(902), "ACCEPTED") for g in gates.values()))
         signs = Counter([outcome(await g.recognize(resident(902), GATE)) for g in gates.values()])
     console.print(
         f"revoked: the command answered after {answered:.2f} s; the first node refused after "
