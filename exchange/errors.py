@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AppealStateError",
+    "AuditUnavailableError",
     "BadSignatureError",
     "CallerNotAllowedError",
     "CheckDigitError",
@@ -21,10 +23,12 @@ __all__ = [
     "ExpiredError",
     "FutureTimeError",
     "IdTakenError",
+    "IndeterminateError",
     "InternalError",
     "InvalidFieldError",
     "KeyStepError",
     "MalformedObjectError",
+    "NoColourError",
     "NoIdentityError",
     "NotFoundError",
     "OverloadedError",
@@ -208,6 +212,36 @@ class CursorExpiredError(TongxingError):
 
     reason = "CURSOR_EXPIRED"
     zh = "变更游标已失效"
+
+
+class NoColourError(TongxingError):
+    """No rule gives the holder a colour, so there is no code to show."""
+
+    reason = "NO_COLOUR"
+    zh = "无可用码色"
+
+
+class IndeterminateError(TongxingError):
+    """A province that might know of the holder did not answer."""
+
+    reason = "INDETERMINATE"
+    zh = "无法判定"
+    retry_after = 1.0
+
+
+class AppealStateError(TongxingError):
+    """The appeal has its answer already, or what it is to be answered with does not answer it."""
+
+    reason = "APPEAL_STATE"
+    zh = "申诉状态不符"
+
+
+class AuditUnavailableError(TongxingError):
+    """The access log cannot be written, and nothing is shown that is not recorded."""
+
+    reason = "AUDIT_UNAVAILABLE"
+    zh = "访问日志不可用"
+    retry_after = 1.0
 
 
 class OverloadedError(TongxingError):

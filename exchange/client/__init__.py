@@ -46,7 +46,7 @@ _READ_AHEAD = 64
 _LISTS_AT_ONCE = 64
 """Status lists in one BatchGetStatusLists, by the contract."""
 Document = types_pb2.IdentityDocument
-Purpose = recognition_service_pb2.Purpose
+Purpose = types_pb2.Purpose
 DecisionMessage = recognition_service_pb2.Decision
 NewAttestation = attestation_service_pb2.NewAttestation
 

@@ -30,6 +30,10 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_KEY_STEP: _ClassVar[ErrorReason]
     ERROR_REASON_CONFLICT: _ClassVar[ErrorReason]
     ERROR_REASON_CURSOR_EXPIRED: _ClassVar[ErrorReason]
+    ERROR_REASON_NO_COLOUR: _ClassVar[ErrorReason]
+    ERROR_REASON_INDETERMINATE: _ClassVar[ErrorReason]
+    ERROR_REASON_APPEAL_STATE: _ClassVar[ErrorReason]
+    ERROR_REASON_AUDIT_UNAVAILABLE: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_CHECK_DIGIT: ErrorReason
@@ -54,3 +58,7 @@ ERROR_REASON_DEADLINE: ErrorReason
 ERROR_REASON_KEY_STEP: ErrorReason
 ERROR_REASON_CONFLICT: ErrorReason
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason
+ERROR_REASON_NO_COLOUR: ErrorReason
+ERROR_REASON_INDETERMINATE: ErrorReason
+ERROR_REASON_APPEAL_STATE: ErrorReason
+ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason

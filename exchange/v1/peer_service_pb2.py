@@ -26,9 +26,10 @@ from exchange.v1 import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from exchange.v1 import options_pb2 as tongxing_dot_v1_dot_options__pb2
+from exchange.v1 import types_pb2 as tongxing_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etongxing/v1/peer_service.proto\x12\x0btongxing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19tongxing/v1/options.proto\"T\n\x18\x46\x65tchAttestationsRequest\x12\x38\n\x0esubject_tokens\x18\x01 \x03(\x0c\x42\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\xe8\x07\"\x04z\x02h$R\rsubjectTokens\"Y\n\x19\x46\x65tchAttestationsResponse\x12<\n\x08subjects\x18\x01 \x03(\x0b\x32 .tongxing.v1.SubjectAttestationsR\x08subjects\"y\n\x13SubjectAttestations\x12/\n\x13signed_attestations\x18\x01 \x03(\x0cR\x12signedAttestations\x12\x31\n\x14revoked_attestations\x18\x02 \x03(\x0cR\x13revokedAttestations\"6\n\x13WatchChangesRequest\x12\x1f\n\x06\x63ursor\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h R\x06\x63ursor\"\xf0\x01\n\x14WatchChangesResponse\x12\x16\n\x06\x63ursor\x18\x01 \x01(\x0cR\x06\x63ursor\x12\x38\n\nas_of_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x61sOfTime\x12\x1a\n\x08subjects\x18\x03 \x01(\x0cR\x08subjects\x12\x39\n\x0brevocations\x18\x04 \x03(\x0b\x32\x17.tongxing.v1.RevocationR\x0brevocations\x12/\n\x13presence_generation\x18\x05 \x01(\x04R\x12presenceGeneration\"}\n\nRevocation\x12%\n\x0e\x61ttestation_id\x18\x01 \x01(\x0cR\rattestationId\x12\x18\n\x07subject\x18\x02 \x01(\x0cR\x07subject\x12.\n\x05place\x18\x03 \x01(\x0b\x32\x18.tongxing.v1.StatusPlaceR\x05place\"7\n\x0bStatusPlace\x12\x12\n\x04list\x18\x01 \x01(\rR\x04list\x12\x14\n\x05index\x18\x02 \x01(\rR\x05index\"\x14\n\x12GetPresenceRequest\"\xa2\x01\n\x13GetPresenceResponse\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32\x1b.tongxing.v1.PresenceHeaderH\x00R\x06header\x12\x14\n\x04\x62its\x18\x02 \x01(\x0cH\x00R\x04\x62its\x12\x36\n\x07revoked\x18\x03 \x01(\x0b\x32\x1a.tongxing.v1.RevokedPlacesH\x00R\x07revokedB\x06\n\x04part\"\x83\x02\n\x0ePresenceHeader\x12\x16\n\x06\x63ursor\x18\x01 \x01(\x0cR\x06\x63ursor\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration\x12\x12\n\x04size\x18\x03 \x01(\x04R\x04size\x12\x16\n\x06hashes\x18\x04 \x01(\rR\x06hashes\x12\x1a\n\x08subjects\x18\x05 \x01(\x04R\x08subjects\x12\x38\n\nas_of_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x61sOfTime\x12\x37\n\theartbeat\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\theartbeat\"7\n\rRevokedPlaces\x12\x12\n\x04list\x18\x01 \x01(\rR\x04list\x12\x12\n\x04\x62its\x18\x02 \x01(\x0cR\x04\x62its2\xba\x02\n\x0bPeerService\x12l\n\x11\x46\x65tchAttestations\x12%.tongxing.v1.FetchAttestationsRequest\x1a&.tongxing.v1.FetchAttestationsResponse\"\x08\x90\x02\x01\x82\xbf\x18\x01\x01\x12_\n\x0cWatchChanges\x12 .tongxing.v1.WatchChangesRequest\x1a!.tongxing.v1.WatchChangesResponse\"\x08\x90\x02\x01\x82\xbf\x18\x01\x01\x30\x01\x12\\\n\x0bGetPresence\x12\x1f.tongxing.v1.GetPresenceRequest\x1a .tongxing.v1.GetPresenceResponse\"\x08\x90\x02\x01\x82\xbf\x18\x01\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etongxing/v1/peer_service.proto\x12\x0btongxing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19tongxing/v1/options.proto\x1a\x17tongxing/v1/types.proto\"\x8e\x01\n\x18\x46\x65tchAttestationsRequest\x12\x38\n\x0esubject_tokens\x18\x01 \x03(\x0c\x42\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\xe8\x07\"\x04z\x02h$R\rsubjectTokens\x12\x38\n\x07purpose\x18\x02 \x01(\x0e\x32\x14.tongxing.v1.PurposeB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x07purpose\"Y\n\x19\x46\x65tchAttestationsResponse\x12<\n\x08subjects\x18\x01 \x03(\x0b\x32 .tongxing.v1.SubjectAttestationsR\x08subjects\"y\n\x13SubjectAttestations\x12/\n\x13signed_attestations\x18\x01 \x03(\x0cR\x12signedAttestations\x12\x31\n\x14revoked_attestations\x18\x02 \x03(\x0cR\x13revokedAttestations\"6\n\x13WatchChangesRequest\x12\x1f\n\x06\x63ursor\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02h R\x06\x63ursor\"\xf0\x01\n\x14WatchChangesResponse\x12\x16\n\x06\x63ursor\x18\x01 \x01(\x0cR\x06\x63ursor\x12\x38\n\nas_of_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x61sOfTime\x12\x1a\n\x08subjects\x18\x03 \x01(\x0cR\x08subjects\x12\x39\n\x0brevocations\x18\x04 \x03(\x0b\x32\x17.tongxing.v1.RevocationR\x0brevocations\x12/\n\x13presence_generation\x18\x05 \x01(\x04R\x12presenceGeneration\"}\n\nRevocation\x12%\n\x0e\x61ttestation_id\x18\x01 \x01(\x0cR\rattestationId\x12\x18\n\x07subject\x18\x02 \x01(\x0cR\x07subject\x12.\n\x05place\x18\x03 \x01(\x0b\x32\x18.tongxing.v1.StatusPlaceR\x05place\"7\n\x0bStatusPlace\x12\x12\n\x04list\x18\x01 \x01(\rR\x04list\x12\x14\n\x05index\x18\x02 \x01(\rR\x05index\"\x14\n\x12GetPresenceRequest\"\xa2\x01\n\x13GetPresenceResponse\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32\x1b.tongxing.v1.PresenceHeaderH\x00R\x06header\x12\x14\n\x04\x62its\x18\x02 \x01(\x0cH\x00R\x04\x62its\x12\x36\n\x07revoked\x18\x03 \x01(\x0b\x32\x1a.tongxing.v1.RevokedPlacesH\x00R\x07revokedB\x06\n\x04part\"\x83\x02\n\x0ePresenceHeader\x12\x16\n\x06\x63ursor\x18\x01 \x01(\x0cR\x06\x63ursor\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration\x12\x12\n\x04size\x18\x03 \x01(\x04R\x04size\x12\x16\n\x06hashes\x18\x04 \x01(\rR\x06hashes\x12\x1a\n\x08subjects\x18\x05 \x01(\x04R\x08subjects\x12\x38\n\nas_of_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x61sOfTime\x12\x37\n\theartbeat\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\theartbeat\"7\n\rRevokedPlaces\x12\x12\n\x04list\x18\x01 \x01(\rR\x04list\x12\x12\n\x04\x62its\x18\x02 \x01(\x0cR\x04\x62its2\xba\x02\n\x0bPeerService\x12l\n\x11\x46\x65tchAttestations\x12%.tongxing.v1.FetchAttestationsRequest\x1a&.tongxing.v1.FetchAttestationsResponse\"\x08\x90\x02\x01\x82\xbf\x18\x01\x01\x12_\n\x0cWatchChanges\x12 .tongxing.v1.WatchChangesRequest\x1a!.tongxing.v1.WatchChangesResponse\"\x08\x90\x02\x01\x82\xbf\x18\x01\x01\x30\x01\x12\\\n\x0bGetPresence\x12\x1f.tongxing.v1.GetPresenceRequest\x1a .tongxing.v1.GetPresenceResponse\"\x08\x90\x02\x01\x82\xbf\x18\x01\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FETCHATTESTATIONSREQUEST'].fields_by_name['subject_tokens']._loaded_options = None
   _globals['_FETCHATTESTATIONSREQUEST'].fields_by_name['subject_tokens']._serialized_options = b'\272H\016\222\001\013\010\001\020\350\007\"\004z\002h$'
+  _globals['_FETCHATTESTATIONSREQUEST'].fields_by_name['purpose']._loaded_options = None
+  _globals['_FETCHATTESTATIONSREQUEST'].fields_by_name['purpose']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_WATCHCHANGESREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_WATCHCHANGESREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\004z\002h '
   _globals['_PEERSERVICE'].methods_by_name['FetchAttestations']._loaded_options = None
@@ -45,28 +48,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PEERSERVICE'].methods_by_name['WatchChanges']._serialized_options = b'\220\002\001\202\277\030\001\001'
   _globals['_PEERSERVICE'].methods_by_name['GetPresence']._loaded_options = None
   _globals['_PEERSERVICE'].methods_by_name['GetPresence']._serialized_options = b'\220\002\001\202\277\030\001\001'
-  _globals['_FETCHATTESTATIONSREQUEST']._serialized_start=168
-  _globals['_FETCHATTESTATIONSREQUEST']._serialized_end=252
-  _globals['_FETCHATTESTATIONSRESPONSE']._serialized_start=254
-  _globals['_FETCHATTESTATIONSRESPONSE']._serialized_end=343
-  _globals['_SUBJECTATTESTATIONS']._serialized_start=345
-  _globals['_SUBJECTATTESTATIONS']._serialized_end=466
-  _globals['_WATCHCHANGESREQUEST']._serialized_start=468
-  _globals['_WATCHCHANGESREQUEST']._serialized_end=522
-  _globals['_WATCHCHANGESRESPONSE']._serialized_start=525
-  _globals['_WATCHCHANGESRESPONSE']._serialized_end=765
-  _globals['_REVOCATION']._serialized_start=767
-  _globals['_REVOCATION']._serialized_end=892
-  _globals['_STATUSPLACE']._serialized_start=894
-  _globals['_STATUSPLACE']._serialized_end=949
-  _globals['_GETPRESENCEREQUEST']._serialized_start=951
-  _globals['_GETPRESENCEREQUEST']._serialized_end=971
-  _globals['_GETPRESENCERESPONSE']._serialized_start=974
-  _globals['_GETPRESENCERESPONSE']._serialized_end=1136
-  _globals['_PRESENCEHEADER']._serialized_start=1139
-  _globals['_PRESENCEHEADER']._serialized_end=1398
-  _globals['_REVOKEDPLACES']._serialized_start=1400
-  _globals['_REVOKEDPLACES']._serialized_end=1455
-  _globals['_PEERSERVICE']._serialized_start=1458
-  _globals['_PEERSERVICE']._serialized_end=1772
+  _globals['_FETCHATTESTATIONSREQUEST']._serialized_start=194
+  _globals['_FETCHATTESTATIONSREQUEST']._serialized_end=336
+  _globals['_FETCHATTESTATIONSRESPONSE']._serialized_start=338
+  _globals['_FETCHATTESTATIONSRESPONSE']._serialized_end=427
+  _globals['_SUBJECTATTESTATIONS']._serialized_start=429
+  _globals['_SUBJECTATTESTATIONS']._serialized_end=550
+  _globals['_WATCHCHANGESREQUEST']._serialized_start=552
+  _globals['_WATCHCHANGESREQUEST']._serialized_end=606
+  _globals['_WATCHCHANGESRESPONSE']._serialized_start=609
+  _globals['_WATCHCHANGESRESPONSE']._serialized_end=849
+  _globals['_REVOCATION']._serialized_start=851
+  _globals['_REVOCATION']._serialized_end=976
+  _globals['_STATUSPLACE']._serialized_start=978
+  _globals['_STATUSPLACE']._serialized_end=1033
+  _globals['_GETPRESENCEREQUEST']._serialized_start=1035
+  _globals['_GETPRESENCEREQUEST']._serialized_end=1055
+  _globals['_GETPRESENCERESPONSE']._serialized_start=1058
+  _globals['_GETPRESENCERESPONSE']._serialized_end=1220
+  _globals['_PRESENCEHEADER']._serialized_start=1223
+  _globals['_PRESENCEHEADER']._serialized_end=1482
+  _globals['_REVOKEDPLACES']._serialized_start=1484
+  _globals['_REVOKEDPLACES']._serialized_end=1539
+  _globals['_PEERSERVICE']._serialized_start=1542
+  _globals['_PEERSERVICE']._serialized_end=1856
 # @@protoc_insertion_point(module_scope)

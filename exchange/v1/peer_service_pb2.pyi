@@ -4,6 +4,7 @@ from exchange.v1 import validate_pb2 as _validate_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from exchange.v1 import options_pb2 as _options_pb2
+from exchange.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -13,10 +14,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FetchAttestationsRequest(_message.Message):
-    __slots__ = ("subject_tokens",)
+    __slots__ = ("subject_tokens", "purpose")
     SUBJECT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
     subject_tokens: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, subject_tokens: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    purpose: _types_pb2.Purpose
+    def __init__(self, subject_tokens: _Optional[_Iterable[bytes]] = ..., purpose: _Optional[_Union[_types_pb2.Purpose, str]] = ...) -> None: ...
 
 class FetchAttestationsResponse(_message.Message):
     __slots__ = ("subjects",)

@@ -51,6 +51,15 @@ class Fitness(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FITNESS_FIT: _ClassVar[Fitness]
     FITNESS_UNFIT: _ClassVar[Fitness]
     FITNESS_FOLLOW_UP: _ClassVar[Fitness]
+
+class Purpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PURPOSE_UNSPECIFIED: _ClassVar[Purpose]
+    PURPOSE_ENTRY_CHECK: _ClassVar[Purpose]
+    PURPOSE_TRAVEL_PLANNING: _ClassVar[Purpose]
+    PURPOSE_HOLDER_ACCESS: _ClassVar[Purpose]
+    PURPOSE_CODE_DISPLAY: _ClassVar[Purpose]
+    PURPOSE_APPEAL: _ClassVar[Purpose]
 COLOUR_UNSPECIFIED: Colour
 COLOUR_GREEN: Colour
 COLOUR_YELLOW: Colour
@@ -78,6 +87,12 @@ FITNESS_UNSPECIFIED: Fitness
 FITNESS_FIT: Fitness
 FITNESS_UNFIT: Fitness
 FITNESS_FOLLOW_UP: Fitness
+PURPOSE_UNSPECIFIED: Purpose
+PURPOSE_ENTRY_CHECK: Purpose
+PURPOSE_TRAVEL_PLANNING: Purpose
+PURPOSE_HOLDER_ACCESS: Purpose
+PURPOSE_CODE_DISPLAY: Purpose
+PURPOSE_APPEAL: Purpose
 
 class IdentityDocument(_message.Message):
     __slots__ = ("type", "number")

@@ -97,9 +97,9 @@ def exit_code(decision: DecisionMessage) -> int:
 
 
 def _purpose(purpose: Purpose) -> Any:
-    from exchange.v1 import recognition_service_pb2
+    from exchange.v1 import types_pb2
 
-    return recognition_service_pb2.Purpose.Value(f"PURPOSE_{purpose}")
+    return types_pb2.Purpose.Value(f"PURPOSE_{purpose}")
 
 
 def _outcome(decision: DecisionMessage) -> str:

@@ -10,7 +10,7 @@ import structlog
 
 from exchange import status, views
 from exchange.attestations import AttestationVerifier
-from exchange.errors import TongxingError
+from exchange.errors import InternalError, TongxingError
 from exchange.publication import read_document
 from exchange.recognition import Decision, Reply, never, recognize
 from exchange.statuslist import StatusReference
@@ -87,6 +87,18 @@ class RecognitionService:
         for index, decision in zip(documents, decisions, strict=True):
             items[index].decision.CopyFrom(views.decision_to_proto(decision))
         return pb.BatchRecognizeResponse(items=items)
+
+    async def issue_health_code(
+        self, request: pb.IssueHealthCodeRequest, call: Call
+    ) -> pb.IssueHealthCodeResponse:
+        """Not there yet."""
+        raise InternalError("not there yet")
+
+    async def verify_health_code(
+        self, request: pb.VerifyHealthCodeRequest, call: Call
+    ) -> pb.VerifyHealthCodeResponse:
+        """Not there yet."""
+        raise InternalError("not there yet")
 
     @staticmethod
     def _read(message: types_pb2.IdentityDocument, field: str, now: datetime) -> Document:

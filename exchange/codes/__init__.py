@@ -1,0 +1,1 @@
+"""Health codes (健康码): what a holder shows, as text and picture, issued and judged."""
