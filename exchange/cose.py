@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -114,9 +113,11 @@ def verify(message: Sign1, keys: Iterable[PublicKey]) -> PublicKey:
     for key in bearers:
         if key.algorithm is message.algorithm:
             agrees = True
-            with contextlib.suppress(BadSignatureError):
+            try:
                 key.verify(message.signature, signed)
-                return key
+            except BadSignatureError:
+                continue
+            return key
     if not agrees:
         raise MalformedObjectError(f"alg {message.algorithm.name} is not the key's")
     raise BadSignatureError("the signature does not hold under any key that bears the kid")
@@ -162,13 +163,16 @@ def _read_bytes(data: bytes, at: int, what: str) -> tuple[bytes, int]:
         raise MalformedObjectError(f"{what} is not a byte string of definite length")
     start = at + 1
     length = head - 0x40
+    least = 0
     if length > 23:
-        start += 1 << (length - 24)
+        width = 1 << (length - 24)
+        start += width
         length = int.from_bytes(data[at + 1 : start], "big")
+        least = 24 if width == 1 else 1 << 4 * width
     end = start + length
     if end > len(data):
         raise cbor.truncated()
-    if start - at != len(cbor.write_head(cbor.BYTES, length)):
+    if length < least:
         raise MalformedObjectError(f"the length of {what} is not in its shortest form")
     return data[start:end], end
 

@@ -196,7 +196,7 @@ _PROTO_NAMES = {
 
 def fact_fields(fact: type[Fact]) -> tuple[FactField, ...]:
     """The fields of a kind of fact."""
-    return _FIELDS[fact.kind]
+    return _FIELDS[fact]
 
 
 def _fields(fact: type[Fact]) -> tuple[FactField, ...]:
@@ -219,7 +219,8 @@ def _plain(hint: Any) -> type:
     return typing.cast("type", hint)
 
 
-_FIELDS = {kind: _fields(fact) for kind, fact in FACTS.items()}
+_FIELDS = {fact: _fields(fact) for fact in FACTS.values()}
+_BY_NAME = {kind.value: fact for kind, fact in FACTS.items()}
 
 
 def fact_to_claim(fact: Fact) -> dict[str, Any]:
@@ -241,10 +242,10 @@ def fact_from_claim(claim: dict[Any, Any]) -> Fact:
 
     :raises MalformedObjectError: the kind is unknown, or a field is missing or of a wrong type.
     """
-    try:
-        fact = FACTS[Kind(claim.get("kind", ""))]
-    except ValueError:
-        raise MalformedObjectError("unknown kind of fact", field="health.kind") from None
+    kind = claim.get("kind")
+    fact = _BY_NAME.get(kind) if type(kind) is str else None
+    if fact is None:
+        raise MalformedObjectError("unknown kind of fact", field="health.kind")
     values: dict[str, Any] = {}
     for field in fact_fields(fact):
         value = claim.get(field.name)

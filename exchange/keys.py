@@ -223,10 +223,18 @@ class PrivateKey:
 
 
 def _to_der_signature(signature: bytes) -> bytes:
-    return utils.encode_dss_signature(
-        int.from_bytes(signature[:_COORDINATE], "big"),
-        int.from_bytes(signature[_COORDINATE:], "big"),
-    )
+    """Write r ‖ s as the DER sequence of two integers (RFC 3279 §2.2.3).
+
+    By hand: through Python's integers it takes twice as long, of every verification.
+    """
+    r = signature[:_COORDINATE].lstrip(b"\0")
+    s = signature[_COORDINATE:].lstrip(b"\0")
+    # An integer has one byte at least, and a first bit that is set would make it negative.
+    if not r or r[0] & 0x80:
+        r = b"\0" + r
+    if not s or s[0] & 0x80:
+        s = b"\0" + s
+    return b"\x30%c\x02%c%b\x02%c%b" % (4 + len(r) + len(s), len(r), r, len(s), s)
 
 
 def _cose_key(native: _NativePublic) -> tuple[Algorithm, dict[int, int | bytes]]:

@@ -36,7 +36,14 @@ _NUMBERED = (
 )
 """Documents whose number shows by its check digit that it is one."""
 
-__all__ = ["check_author", "check_revocation", "check_span", "draft", "read_document"]
+__all__ = [
+    "check_author",
+    "check_revocation",
+    "check_span",
+    "draft",
+    "holds_number",
+    "read_document",
+]
 
 LONGEST_SPAN = timedelta(days=400)
 """What one revocation by time may span: a slip of the year is refused."""
@@ -113,7 +120,7 @@ def check_revocation(reason: str, authority: str, now: datetime) -> None:
     if not any(map(str.isalnum, reason)):
         raise InvalidFieldError("says nothing", field="reason", remedy="say why (撤销原因)")
     for field, text in (("reason", reason), ("authority", authority)):
-        if _holds_number(text, now):
+        if holds_number(text, now):
             raise InvalidFieldError(
                 "holds an identity number",
                 field=field,
@@ -121,7 +128,8 @@ def check_revocation(reason: str, authority: str, now: datetime) -> None:
             )
 
 
-def _holds_number(text: str, now: datetime) -> bool:
+def holds_number(text: str, now: datetime) -> bool:
+    """Whether free text holds an identity number that shows as one by its check digit."""
     joined = _BETWEEN.sub("", unicodedata.normalize("NFKC", text)).upper()
     today = now.astimezone(_CHINA).date()
     for found in _NUMBER.finditer(joined):

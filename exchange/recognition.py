@@ -15,11 +15,13 @@ from datetime import datetime
 from uuid import UUID
 
 from exchange import attestations, cose
+from exchange.asking import RuleVerdict, ask, ask_rules, failed, refusal, settle
 from exchange.attestations import Attestation, AttestationVerifier
 from exchange.errors import ExpiredError, TongxingError, UnknownIssuerError
 from exchange.facts import Colour, Kind
 from exchange.provinces import PROVINCES
-from exchange.rules import Rule, RuleBook
+from exchange.remedies import Remedy, remedies
+from exchange.rules import RuleBook
 from exchange.statuslist import StatusReference
 from exchange.texts import Text
 from exchange.trust.trustlist import TrustList
@@ -34,8 +36,12 @@ __all__ = [
     "Reply",
     "RuleVerdict",
     "Verdict",
+    "ask_rules",
+    "failed",
     "never",
     "recognize",
+    "refusal",
+    "settle",
 ]
 
 MOST_PER_PROVINCE = 64
@@ -171,15 +177,6 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class RuleVerdict:
-    """What one rule said over all evidence."""
-
-    rule: Rule
-    satisfied_by: tuple[UUID, ...]
-    failed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class ProvinceAnswer:
     """How one province answered, and with how many attestations; the rest as in its `Reply`."""
 
@@ -193,7 +190,12 @@ class ProvinceAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A province's decision on one holder, with all that it rests on."""
+    """A province's decision on one holder, with all that it rests on.
+
+    :param rules_digest: the version of the rules: `RuleBook.digest`.
+    :param decided_at: as of when it stands: now, or when the holder will arrive.
+    :param remedies: what would make a refusal a green, where that was asked for.
+    """
 
     province: str
     outcome: Outcome
@@ -204,7 +206,9 @@ class Decision:
     evidence: tuple[Evidence, ...]
     answers: tuple[ProvinceAnswer, ...]
     trust_version: int
+    rules_digest: bytes
     decided_at: datetime
+    remedies: tuple[Remedy, ...] = ()
 
 
 def never(_: StatusReference) -> bool:
@@ -223,6 +227,7 @@ def recognize(
     now: datetime,
     complete: bool = True,
     revoked: Callable[[StatusReference], bool] = never,
+    explain: bool = False,
 ) -> Decision:
     """Decide on one holder.
 
@@ -233,6 +238,9 @@ def recognize(
         province cannot open a subject epoch: what was not asked for might be a red.
     :param revoked: whether the place where an attestation's status stands is known as revoked,
         whatever else its province sent; False also where nothing is known of it.
+    :param now: as of when to decide. A time to come is allowed: what ends before it is EXPIRED,
+        and the rules are those in force then.
+    :param explain: whether to say what would make a refusal a green (`exchange.remedies`).
     """
     answers: list[ProvinceAnswer] = []
     evidence: list[Evidence] = []
@@ -257,17 +265,20 @@ def recognize(
     _set_aside_outdated(evidence)
     said = _ask_rules(evidence, rules, now)
     outcome, colour, verdict, reason = _conclude(said, evidence, unheard)
+    refused = outcome is Outcome.NOT_RECOGNIZED
     return Decision(
         province=province,
         outcome=outcome,
         colour=colour,
         verdict=verdict,
         reason=reason,
-        rules=tuple(said),
+        rules=said,
         evidence=tuple(evidence),
         answers=tuple(answers),
         trust_version=trust.version,
+        rules_digest=rules.digest,
         decided_at=now,
+        remedies=_remedies(evidence, rules, now) if explain and refused else (),
     )
 
 
@@ -418,37 +429,37 @@ def _corrected(corrections: Sequence[tuple[_Id, _Id, bool]]) -> set[_Id]:
     return corrected
 
 
-def _ask_rules(evidence: list[Evidence], rules: RuleBook, now: datetime) -> list[RuleVerdict]:
+def _ask_rules(evidence: list[Evidence], rules: RuleBook, now: datetime) -> tuple[RuleVerdict, ...]:
     """Ask every rule; evidence that satisfies no green rule becomes NOT_RECOGNIZED_BY_RULE."""
-    held: dict[str, list[UUID]] = {rule.id: [] for rule in rules.rules if rule.valid_from <= now}
-    failed = set()
+    asked, known = [], []
     for index, piece in enumerate(evidence):
-        if piece.attestation is None or piece.verdict is not Verdict.ACCEPTED:
-            continue
-        green = False
-        for rule, holds in rules.evaluate(piece.attestation, now):
-            if holds is None:
-                failed.add(rule.id)
-            elif holds:
-                held[rule.id].append(piece.attestation.id)
-                green |= rule.colour is Colour.GREEN
+        if piece.attestation is not None and piece.verdict is Verdict.ACCEPTED:
+            asked.append(index)
+            known.append(piece.attestation)
+    said, greens = ask(known, rules, now)
+    for index, green in zip(asked, greens, strict=True):
         if not green:
-            evidence[index] = replace(piece, verdict=Verdict.NOT_RECOGNIZED_BY_RULE)
-    return [
-        RuleVerdict(rule, tuple(held[rule.id]), rule.id in failed)
-        for rule in rules.rules
-        if rule.id in held
+            evidence[index] = replace(evidence[index], verdict=Verdict.NOT_RECOGNIZED_BY_RULE)
+    return said
+
+
+def _remedies(evidence: list[Evidence], rules: RuleBook, now: datetime) -> tuple[Remedy, ...]:
+    known = [
+        piece.attestation
+        for piece in evidence
+        if piece.attestation is not None
+        and piece.verdict in (Verdict.ACCEPTED, Verdict.NOT_RECOGNIZED_BY_RULE)
     ]
+    return remedies(known, rules, now, ends={each.id: each.expires_at for each in known})
 
 
 def _conclude(
-    said: list[RuleVerdict], evidence: list[Evidence], unheard: list[str]
+    said: Sequence[RuleVerdict], evidence: list[Evidence], unheard: list[str]
 ) -> tuple[Outcome, Colour, Verdict, Text]:
-    satisfied = {said_.rule.colour: said_.rule for said_ in reversed(said) if said_.satisfied_by}
-    for colour in (Colour.RED, Colour.YELLOW):
-        if colour in satisfied:
-            reason = satisfied[colour].reason
-            return Outcome.NOT_RECOGNIZED, colour, Verdict.NOT_RECOGNIZED_BY_RULE, reason
+    decides = settle(said)
+    if decides is not None and decides.rule.colour is not Colour.GREEN:
+        rule = decides.rule
+        return Outcome.NOT_RECOGNIZED, rule.colour, Verdict.NOT_RECOGNIZED_BY_RULE, rule.reason
     if unheard:
         zh = "、".join(PROVINCES[code].zh for code in unheard)
         en = ", ".join(PROVINCES[code].en for code in unheard)
@@ -456,13 +467,11 @@ def _conclude(
             f"{zh}没有可用的应答，请稍后再查", f"no usable answer from {en}: ask again later"
         )
         return Outcome.INDETERMINATE, Colour.UNSPECIFIED, Verdict.UNAVAILABLE, reason
-    broken = next((said_.rule for said_ in said if said_.failed), None)
-    if broken:
+    if broken := failed(said):
         reason = Text(f"规则 {broken.id} 无法计算", f"rule {broken.id} could not be evaluated")
         return Outcome.INDETERMINATE, Colour.UNSPECIFIED, Verdict.UNAVAILABLE, reason
-    if Colour.GREEN in satisfied:
-        reason = satisfied[Colour.GREEN].reason
-        return Outcome.RECOGNIZED, Colour.GREEN, Verdict.ACCEPTED, reason
+    if decides is not None:
+        return Outcome.RECOGNIZED, Colour.GREEN, Verdict.ACCEPTED, decides.rule.reason
     verdict = _gravest(evidence)
     return Outcome.NOT_RECOGNIZED, Colour.UNSPECIFIED, verdict, _refusal(verdict, said, evidence)
 
@@ -472,19 +481,8 @@ def _gravest(evidence: list[Evidence]) -> Verdict:
     return next((verdict for verdict in _GRAVEST_FIRST if verdict in verdicts), Verdict.NO_RECORD)
 
 
-def _refusal(verdict: Verdict, said: list[RuleVerdict], evidence: list[Evidence]) -> Text:
+def _refusal(verdict: Verdict, said: Sequence[RuleVerdict], evidence: list[Evidence]) -> Text:
     """The verdict in words and, where a rule decided, what it asks for."""
     if verdict is not Verdict.NOT_RECOGNIZED_BY_RULE:
         return verdict.text
-    kinds = {piece.attestation.fact.kind for piece in evidence if piece.attestation}
-    wanted = [
-        said_.rule.reason
-        for said_ in said
-        if said_.rule.colour is Colour.GREEN and said_.rule.kinds & kinds
-    ]
-    if not wanted:
-        return verdict.text
-    return Text(
-        f"规则不认可，需要：{'；或'.join(text.zh for text in wanted)}",
-        f"no rule accepts it; needed: {'; or '.join(text.en for text in wanted)}",
-    )
+    return refusal(said, {piece.attestation.fact.kind for piece in evidence if piece.attestation})

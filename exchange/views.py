@@ -17,6 +17,7 @@ from exchange.attestations import Attestation
 from exchange.errors import InvalidFieldError
 from exchange.facts import FACTS, Colour, Fact, Kind, fact_fields
 from exchange.recognition import Decision, ProvinceAnswer, RuleVerdict
+from exchange.remedies import Remedy
 from exchange.texts import Text
 from exchange.trust.files import Files, Versions
 from exchange.v1 import recognition_service_pb2 as recognition_pb
@@ -25,11 +26,15 @@ from exchange.v1 import types_pb2
 
 __all__ = [
     "attestation_to_proto",
+    "colour_to_proto",
     "decision_to_proto",
     "fact_from_proto",
     "fact_to_proto",
     "files_from_proto",
     "files_to_proto",
+    "remedy_to_proto",
+    "rule_verdict_to_proto",
+    "text_to_proto",
     "time_from_proto",
     "time_to_proto",
     "versions_from_proto",
@@ -139,10 +144,10 @@ def decision_to_proto(decision: Decision) -> recognition_pb.Decision:
     pb = recognition_pb
     return pb.Decision(
         outcome=f"OUTCOME_{decision.outcome.value}",
-        colour=_colour(decision.colour),
+        colour=colour_to_proto(decision.colour),
         verdict=f"VERDICT_{decision.verdict.value}",
-        reason=_text(decision.reason),
-        rules=[_said(said) for said in decision.rules],
+        reason=text_to_proto(decision.reason),
+        rules=[rule_verdict_to_proto(said) for said in decision.rules],
         evidence=[
             pb.Evidence(
                 attestation=attestation_to_proto(piece.signed, piece.attestation),
@@ -155,18 +160,31 @@ def decision_to_proto(decision: Decision) -> recognition_pb.Decision:
         province=decision.province,
         trust_version=decision.trust_version,
         decide_time=time_to_proto(decision.decided_at),
+        rules_digest=decision.rules_digest,
+        remedies=map(remedy_to_proto, decision.remedies),
+    )
+
+
+def remedy_to_proto(remedy: Remedy) -> recognition_pb.Remedy:
+    """One way to a green as its message."""
+    return recognition_pb.Remedy(
+        action=f"REMEDY_ACTION_{remedy.action.value}",
+        rule_id=remedy.rule.id,
+        kind=f"KIND_{remedy.kind.value}" if remedy.kind else None,
+        from_time=time_to_proto(remedy.from_time) if remedy.from_time else None,
+        text=text_to_proto(remedy.text),
     )
 
 
 @functools.lru_cache(maxsize=1024)
-def _said(said: RuleVerdict) -> recognition_pb.RuleVerdict:
+def rule_verdict_to_proto(said: RuleVerdict) -> recognition_pb.RuleVerdict:
     """What one rule said: mostly the same, holder after holder. To be copied, never changed."""
     return recognition_pb.RuleVerdict(
         rule_id=said.rule.id,
-        colour=_colour(said.rule.colour),
+        colour=colour_to_proto(said.rule.colour),
         satisfied=bool(said.satisfied_by),
         attestation_ids=[str(id_) for id_ in said.satisfied_by],
-        reason=_text(said.rule.reason),
+        reason=text_to_proto(said.rule.reason),
         failed=said.failed,
     )
 
@@ -184,11 +202,13 @@ def _answer(answer: ProvinceAnswer) -> recognition_pb.ProvinceAnswer:
     )
 
 
-def _colour(colour: Colour) -> str:
+def colour_to_proto(colour: Colour) -> str:
+    """The name of a colour in the contract."""
     return f"COLOUR_{colour.value}"
 
 
-def _text(text: Text) -> types_pb2.LocalText:
+def text_to_proto(text: Text) -> types_pb2.LocalText:
+    """A text in both languages as its message."""
     return types_pb2.LocalText(zh=text.zh, en=text.en)
 
 

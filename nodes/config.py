@@ -133,6 +133,27 @@ class StatusConfig(Section):
     ttl_seconds: int = Field(default=3600, ge=60, le=24 * 3600)
 
 
+class AuditConfig(Section):
+    """For how many days the access log is kept: six months at least, of which some have 184."""
+
+    keep_days: int = Field(default=184, ge=184, le=3660)
+
+
+class ForeignConfig(Section):
+    """Whose foreign certificates (境外证书) are read: a folder of their signers' certificates.
+
+    Without it, nobody's. What such a certificate is worth here, the province's rules say.
+    """
+
+    certificates: Path | None = None
+
+
+class AppealsConfig(Section):
+    """How often the other provinces are asked for the answers to what was filed here."""
+
+    poll_seconds: float = Field(default=5.0, gt=0, le=3600)
+
+
 class MetricsConfig(Section):
     """Where metrics are served in plain HTTP, if anywhere: on a network of the operator's own."""
 
@@ -165,6 +186,9 @@ class NodeConfig(BaseSettings):
     connections: ConnectionsConfig = Field(default_factory=ConnectionsConfig)
     peers: PeersConfig = Field(default_factory=PeersConfig)
     status: StatusConfig = Field(default_factory=StatusConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
+    foreign: ForeignConfig = Field(default_factory=ForeignConfig)
+    appeals: AppealsConfig = Field(default_factory=AppealsConfig)
     metrics: MetricsConfig | None = None
     log: LogConfig = Field(default_factory=LogConfig)
 

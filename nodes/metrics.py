@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,10 +17,16 @@ from exchange.errors import InvalidFieldError, TongxingError
 from nodes.certificates import authorities
 from nodes.memory import resident
 from nodes.peers.view import PeerView
+from nodes.store.appeals import Standing
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
 
-__all__ = ["NodeMetrics", "served"]
+__all__ = ["NodeMetrics", "asked", "served"]
+
+T = TypeVar("T")
+
+_LOOP_SECONDS: Final = 2.0
+"""How long a scrape waits for what only the event loop can tell."""
 
 
 class Links(Protocol):
@@ -36,6 +44,7 @@ class NodeMetrics(Collector):
     :param peers: whether each peer answers.
     :param views: how the node stands with each (`nodes.peers.view.PeerViews`); asked from a thread.
     :param subjects: how many subjects the node itself holds anything of, about.
+    :param appeals: how it stands with appeals; None where nobody can tell now. From a thread.
     """
 
     def __init__(
@@ -48,6 +57,7 @@ class NodeMetrics(Collector):
         clock: Callable[[], datetime],
         views: Callable[[], Sequence[PeerView]] = tuple,
         subjects: Callable[[], int] = int,
+        appeals: Callable[[], Standing | None] = lambda: None,
     ) -> None:
         self._province = province
         self._keeper = keeper
@@ -56,6 +66,7 @@ class NodeMetrics(Collector):
         self._clock = clock
         self._views = views
         self._subjects = subjects
+        self._appeals = appeals
 
     def collect(self) -> list[Metric]:
         """All of it, as it is now."""
@@ -73,6 +84,7 @@ class NodeMetrics(Collector):
             _gauge("tongxing_subjects", "Subjects held here, about.", self._subjects()),
             _gauge("tongxing_resident_bytes", "Resident memory of the process.", resident()),
             *_of_peers(self._views()),
+            *_of_appeals(self._appeals(), self._clock()),
         ]
         try:
             trust = self._keeper.current()
@@ -160,6 +172,51 @@ def _of_peers(views: Sequence[PeerView]) -> Iterator[Metric]:
         for view in views:
             counter.add_metric([view.province], value(view))
         yield counter
+
+
+def _of_appeals(standing: Standing | None, now: datetime) -> Iterator[Metric]:
+    if standing is None:
+        return
+    counts = GaugeMetricFamily(
+        "tongxing_appeals",
+        "Appeals that are kept, filed here or to be answered here.",
+        labels=["role", "state"],
+    )
+    age = GaugeMetricFamily(
+        "tongxing_appeals_unanswered_age_seconds",
+        "For how long the oldest appeal without an answer has been here; 0 where there is none.",
+        labels=["role"],
+    )
+    for role, states, oldest in (
+        ("filed", standing.filed, standing.oldest_filed),
+        ("to_answer", standing.to_answer, standing.oldest_to_answer),
+    ):
+        for state, count in states.items():
+            counts.add_metric([role, state.value], count)
+        waits = 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
+        age.add_metric([role], waits)
+    yield counts
+    yield age
+
+
+def asked(ask: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], T | None]:
+    """Let a thread ask what this event loop tells; None where it does not tell in time."""
+    loop = asyncio.get_running_loop()
+
+    def answer() -> T | None:
+        coroutine = ask()
+        try:
+            answering = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        except RuntimeError:  # the node has ended
+            coroutine.close()
+            return None
+        try:
+            return answering.result(_LOOP_SECONDS)
+        except (TimeoutError, CancelledError, TongxingError):
+            answering.cancel()
+            return None
+
+    return answer
 
 
 def _gauge(name: str, help_: str, value: float) -> Metric:

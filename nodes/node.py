@@ -15,6 +15,7 @@ from securesystemslib.signer import Signer
 
 from exchange.attestations import AttestationVerifier
 from exchange.client.pair import Pair
+from exchange.codes.hcert import ForeignKeys
 from exchange.errors import (
     InvalidFieldError,
     NoIdentityError,
@@ -24,14 +25,18 @@ from exchange.errors import (
 from exchange.keys import Algorithm, PrivateKey
 from exchange.trust.signers import load_signer
 from exchange.trust.trustlist import TrustList
+from nodes.audit.log import AuditLog
 from nodes.certificates import warn_daily
 from nodes.config import EMBEDDED, NodeConfig
+from nodes.deciding import Deciding
 from nodes.doors.grpcio import GrpcioDoor
 from nodes.embedded import EmbeddedValkey
 from nodes.identity import IdentityVerifier, Role
 from nodes.keyring import Keyring
 from nodes.keysteps import KeySteps
-from nodes.metrics import NodeMetrics, served
+from nodes.known_statuses import KnownStatuses
+from nodes.metrics import NodeMetrics, asked, served
+from nodes.peers.appeals import AppealCourier
 from nodes.peers.links import PeerLinks
 from nodes.peers.lookup import Lookup
 from nodes.peers.registry import Registry
@@ -42,7 +47,9 @@ from nodes.peers.versions import PeerVersions
 from nodes.peers.view import PeerViews
 from nodes.publisher import Publisher
 from nodes.rotation import Rotation, Schedule
+from nodes.services.appeal import AppealService
 from nodes.services.attestation import AttestationService
+from nodes.services.audit import AuditService
 from nodes.services.key import KeyService
 from nodes.services.peer import PeerService
 from nodes.services.peering import PeeringService
@@ -117,6 +124,8 @@ async def running(
     subjects.check(clock())
 
     async with contextlib.AsyncExitStack() as stack:
+        audit = AuditLog.open(config.data / "audit", clock, config.audit.keep_days)
+        stack.push_async_callback(audit.close)
         url = await _store_url(config, stack)
         stores = await Stores.open(url, config.province)
         stack.push_async_callback(stores.close)
@@ -145,6 +154,9 @@ async def running(
             clock=clock,
             published=timedelta(hours=config.keys.min_published_hours),
         )
+        courier = AppealCourier(
+            stores.appeals, peers, clock, poll_seconds=config.appeals.poll_seconds
+        )
         door = GrpcioDoor(
             province=config.province,
             listen=config.listen,
@@ -168,27 +180,37 @@ async def running(
                     verifier=verifier,
                     trust=keeper.current,
                     clock=clock,
+                    audit=audit,
                 ),
                 RecognitionService(
                     province=config.province,
-                    store=store,
-                    lookup=Lookup(
+                    deciding=Deciding(
                         province=config.province,
-                        links=peers,
-                        syncs=syncs,
-                        answers=stores.answers,
-                        timeout=config.peers.timeout_seconds,
-                        cached_seconds=config.peers.cached_seconds,
-                        presence_hours=config.peers.presence_hours,
+                        store=store,
+                        lookup=Lookup(
+                            province=config.province,
+                            links=peers,
+                            syncs=syncs,
+                            answers=stores.answers,
+                            timeout=config.peers.timeout_seconds,
+                            cached_seconds=config.peers.cached_seconds,
+                            presence_hours=config.peers.presence_hours,
+                            clock=clock,
+                        ),
+                        verifier=verifier,
+                        trust=keeper,
+                        subjects=subjects,
                         clock=clock,
+                        revoked=syncs.revoked,
                     ),
-                    verifier=verifier,
                     trust=keeper,
-                    subjects=subjects,
+                    signer=lambda: keyring.signer(keeper.current()),
+                    audit=audit,
+                    statuses=KnownStatuses(config.province, stores.statuses.revoked, syncs.get),
                     clock=clock,
-                    revoked=syncs.revoked,
+                    foreign=_foreign_keys(config),
                 ),
-                PeerService(store, feed, lambda: stores.statuses.each(config.province)),
+                PeerService(store, feed, lambda: stores.statuses.each(config.province), audit),
                 StatusListService(
                     province=config.province,
                     own=lambda number: stores.statuses.bits(config.province, number),
@@ -204,17 +226,30 @@ async def running(
                     peers=views,
                     subjects=lambda: feed.subjects,
                 ),
+                AppealService(
+                    province=config.province,
+                    store=stores.appeals,
+                    attestations=store,
+                    verifier=verifier,
+                    trust=keeper.current,
+                    subjects=subjects,
+                    clock=clock,
+                    audit=audit,
+                    filed=courier.wake,
+                ),
                 TrustService(keeper),
-                KeyService(steps),
+                KeyService(steps, audit),
+                AuditService(audit=audit, subjects=subjects, clock=clock),
             ],
         )
-        keeper.on_change(peers.follow)
-        keeper.on_change(syncs.follow)
-        keeper.on_change(door.follow)
+        for follow in (peers.follow, syncs.follow, door.follow):
+            keeper.on_change(follow)
         works = Works(failed)
         stack.push_async_callback(works.close)
         works.start(
+            audit.run(),
             feed.run(),
+            courier.run(),
             tls.watch(),
             warn_daily(tls, keeper.current, config.province, clock),
             keeper.watch_folder(),
@@ -232,6 +267,7 @@ async def running(
                 subjects=lambda: feed.subjects,
                 peers=peers,
                 clock=clock,
+                appeals=asked(stores.appeals.standing),
             )
             stack.enter_context(served(config.metrics.listen, collector))
         stack.push_async_callback(door.close, config.drain_seconds)
@@ -288,6 +324,22 @@ def _keyring(config: NodeConfig) -> Keyring:
         error.field = "signing.key"
         raise
     return Keyring(config.province, config.data / "keys", configured, passphrase)
+
+
+def _foreign_keys(config: NodeConfig) -> ForeignKeys:
+    """The keys of a folder of certificates; none without one."""
+    folder, field = config.foreign.certificates, "foreign.certificates"
+    if folder is None:
+        return ForeignKeys()
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise InvalidFieldError(f"{folder}: {error.strerror}", field=field) from None
+    try:
+        return ForeignKeys.load(_read(path, field) for path in paths)
+    except InvalidFieldError as error:
+        error.field = field
+        raise
 
 
 def _role_signer(config: NodeConfig) -> Signer | None:

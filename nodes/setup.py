@@ -6,31 +6,31 @@
     keys/              root, targets, province, snapshot and timestamp keys: offline in earnest
     510000/            one folder a province:
         node.toml      the node's configuration
-        issuer.toml    a client's configuration, likewise app.toml and admin.toml
+        issuer.toml    a client's configuration, likewise admin.toml and app.toml, which is that
+                       of the province's chief app (粤康码); another's is app-yueshengshi.toml
         *.pem          certificates, and keys that only their owner may read
 """
 
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from exchange.errors import InvalidFieldError
 from exchange.keys import Algorithm, PrivateKey
 from exchange.provinces import province as known_province
-from exchange.rules import Rule, RuleBook
+from exchange.rules import RuleBook
 from exchange.trust import ceremony, files
 from exchange.trust.profile import AttestationKey, KeyState, Profile
 from exchange.trust.sealkeys import SealPrivateKey
 from exchange.trust.signers import Signers, load_signer, public_pem
 from nodes.identity import Authority, Identity, Role, issue, make_authority
 from nodes.issuing import issue_into
+from nodes.profiles import published, published_rules
 
 __all__ = [
     "Member",
@@ -60,16 +60,6 @@ class RegistryPlace:
 
     province: str
     address: str
-
-
-def published_rules(province: str) -> tuple[dict[str, Any], ...]:
-    """The rules that a province publishes: ``nodes/provinces/CODE.toml``, or the national ones."""
-    folder = resources.files("nodes") / "provinces"
-    file = folder / f"{province}.toml"
-    if not file.is_file():
-        file = folder / "national.toml"
-    rules = tomllib.loads(file.read_text(encoding="utf-8"))["rules"]
-    return tuple(Rule.from_json(rule).to_json() for rule in rules)
 
 
 def initialise(
@@ -145,6 +135,7 @@ def lay_province(
     _write_private(home / "authority-key.pem", authority.key)
     (home / "authority.pem").write_bytes(authority.certificate)
     seal_key = SealPrivateKey.generate()
+    apps = published(code).apps
     _write_private(home / "seal-key.pem", seal_key.to_pem())
     _write_identity(home, "node", authority, Identity(code, Role.NODE, "node-1"), now)
     (home / "node.toml").write_text(
@@ -155,7 +146,7 @@ def lay_province(
             (issuer, Role.ISSUER, "issuer" if at == 0 else f"issuer-{issuer}")
             for at, issuer in enumerate(member.issuers)
         ),
-        ("app", Role.APP, "app"),
+        *((app.id, Role.APP, "app" if at == 0 else f"app-{app.id}") for at, app in enumerate(apps)),
         ("admin", Role.ADMIN, "admin"),
     ):
         path = issue_client(home, Identity(code, role, name), stem, address=member.address, now=now)
@@ -169,6 +160,7 @@ def lay_province(
         addresses=(member.address,),
         rules=rules,
         seal_keys=(seal_key.public,),
+        apps=apps,
     )
 
 

@@ -30,7 +30,16 @@ from rich.table import Table
 from travellers import ISSUER_CREDIT_CODE, ISSUER_NAME, travellers
 
 from exchange import attestations, publication
-from exchange.client import Client, DecisionMessage, Document, NewAttestation, Purpose
+from exchange.client import (
+    Client,
+    DecisionMessage,
+    Document,
+    JudgedCode,
+    NewAttestation,
+    Purpose,
+)
+from exchange.client.auditing import Accesses
+from exchange.codes import qr
 from exchange.errors import TongxingError
 from exchange.keys import Algorithm, PrivateKey, PublicKey
 from exchange.provinces import PROVINCES
@@ -47,6 +56,7 @@ SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
 PASSENGERS = 588
 HOME = Path(".demo")
 GATE = Purpose.PURPOSE_ENTRY_CHECK
+SHOWING = Purpose.PURPOSE_CODE_DISPLAY
 ARRIVAL_SECONDS = 30.0
 console = Console(width=118 if not sys.stdout.isatty() else None)
 
@@ -165,12 +175,12 @@ async def recognise_train(app: Client, documents: list[Document]) -> bool:
     return outcomes == {"RECOGNIZED": len(documents)}
 
 
-def outcome(decision: DecisionMessage) -> str:
+def outcome(decision: DecisionMessage | JudgedCode) -> str:
     """RECOGNIZED, NOT_RECOGNIZED or INDETERMINATE."""
     return recognition_service_pb2.Outcome.Name(decision.outcome).removeprefix("OUTCOME_")
 
 
-def verdict(decision: DecisionMessage) -> str:
+def verdict(decision: DecisionMessage | JudgedCode) -> str:
     """The one reason: ACCEPTED, REVOKED, NO_RECORD …"""
     return recognition_service_pb2.Verdict.Name(decision.verdict).removeprefix("VERDICT_")
 
@@ -210,6 +220,7 @@ async def play(exchange: TrialExchange, now: datetime) -> bool:
         hospital = await clients.enter_async_context(exchange.client(SICHUAN, "issuer"))
         gate = await clients.enter_async_context(exchange.client(GUANGDONG, "app"))
         shanghai = await clients.enter_async_context(exchange.client(SHANGHAI, "app"))
+        home = await clients.enter_async_context(exchange.client(SICHUAN, "app"))
         documents = await publish(hospital, path)
         right = await recognise_train(gate, documents)
 
@@ -244,6 +255,8 @@ async def play(exchange: TrialExchange, now: datetime) -> bool:
         table = scene_table()
         for case in cases:
             right &= await show(table, case)
+        fresh, old = [await home.issue_health_code(of, SHOWING) for of in (documents[0], stale)]
+        seen = await Accesses(home).list(documents[0])
         exchange.stop(SICHUAN)
         for case in (
             Case("四川节点停机，此前查过", "Sichuan is switched off: one looked up before",
@@ -255,7 +268,37 @@ async def play(exchange: TrialExchange, now: datetime) -> bool:
         ):  # fmt: skip
             right &= await show(table, case)
         console.print(table)
+        console.print(
+            f"本人可查 the holder sees who looked: {len(seen.accesses)} accesses in Sichuan, the "
+            f"newest {seen.accesses[0].method} by {seen.accesses[0].caller}"
+        )
+        right &= await show_code(gate, fresh.health_code.text, "RECOGNIZED/ACCEPTED")
+        right &= await show_code(
+            gate, old.health_code.text, "NOT_RECOGNIZED/NOT_RECOGNIZED_BY_RULE", picture=False
+        )
     return right
+
+
+async def show_code(gate: Client, text: str, expected: str, *, picture: bool = True) -> bool:
+    """Show a Sichuan health code at Guangdong's gate; whether it came out right."""
+    if picture:
+        console.print(
+            f"\n天府健康通亮码，四川节点已停机 A code of Sichuan, whose node is switched off "
+            f"(QR version {qr.version(text)}, good for 5 minutes):"
+        )
+        print(qr.blocks(text, ansi=sys.stdout.isatty()), end="")
+    judged = await gate.verify_health_code(text, GATE)
+    got = f"{outcome(judged)}/{verdict(judged)}"
+    mark = "[green]✔" if got == expected else f"[red]✘ expected {expected}"
+    holder = judged.health_code.holder
+    code_colour = types_pb2.Colour.Name(judged.health_code.colour).removeprefix("COLOUR_")
+    console.print(
+        f"广东粤康码验码 Guangdong verifies: {holder.name} {holder.document_number}, in Sichuan "
+        f"{code_colour}: [bold]{got}[/] {mark}\n  {judged.reason.zh}\n  {judged.reason.en}"
+    )
+    for remedy in judged.remedies[:2]:
+        console.print(f"  怎样变绿 how it turns green: {remedy.text.zh}\n    {remedy.text.en}")
+    return got == expected
 
 
 def scene_table() -> Table:

@@ -1,8 +1,9 @@
 """The app's SDK: a typed, asynchronous client of the caller's own province's node.
 
-It verifies what it is given: every attestation in an answer is read from its signed bytes and held
-against the trust list, whatever the view beside them says. It follows its certificate's files and
-the node's authority in the trust list: whoever keeps a client for months need not make it anew.
+It verifies what it is given: every attestation, health code and receipt in an answer is read from
+its signed bytes and held against the trust list, whatever the view beside them says. It follows its
+certificate's files and the node's authority in the trust list: whoever keeps a client for months
+need not make it anew.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from uuid import UUID
 from google.rpc import code_pb2
 
 from exchange import status, statuslist, views
-from exchange.attestations import Attestation, AttestationVerifier
+from exchange.attestations import Attestation
+from exchange.client.checking import Checker
 from exchange.client.connection import Connection, UnreachableError, WrongNodeError
 from exchange.errors import BadSignatureError, InternalError, TongxingError
 from exchange.facts import Kind
+from exchange.trust.trustlist import TrustList
 from exchange.v1 import (
     attestation_service_pb2,
     recognition_service_pb2,
@@ -34,7 +37,9 @@ __all__ = [
     "Client",
     "DecisionMessage",
     "Document",
+    "IssuedCode",
     "Item",
+    "JudgedCode",
     "NewAttestation",
     "Purpose",
     "RevocationProgress",
@@ -48,6 +53,8 @@ _LISTS_AT_ONCE = 64
 Document = types_pb2.IdentityDocument
 Purpose = types_pb2.Purpose
 DecisionMessage = recognition_service_pb2.Decision
+IssuedCode = recognition_service_pb2.IssueHealthCodeResponse
+JudgedCode = recognition_service_pb2.VerifyHealthCodeResponse
 NewAttestation = attestation_service_pb2.NewAttestation
 
 
@@ -84,8 +91,11 @@ class Client(Connection):
     """
 
     @cached_property
-    def _verifier(self) -> AttestationVerifier:
-        return AttestationVerifier()
+    def _checker(self) -> Checker:
+        def trust() -> TrustList:  # whatever gives it by then
+            return self._trust()
+
+        return Checker(self._province, trust, self._clock)
 
     async def publish(self, attestation: NewAttestation) -> tuple[Attestation, bool]:
         """Publish one attestation.
@@ -231,32 +241,109 @@ class Client(Connection):
             lambda: self._verified(answer.attestation, str(attestation_id))
         )
 
-    async def recognize(self, document: Document, purpose: Purpose) -> DecisionMessage:
-        """The province's decision on one holder; its accepted evidence is verified here too."""
+    async def recognize(
+        self,
+        document: Document,
+        purpose: Purpose,
+        *,
+        destination: str = "",
+        arrival: datetime | None = None,
+        receipt: bool = False,
+    ) -> DecisionMessage:
+        """The province's decision on one holder; its accepted evidence is verified here too.
+
+        :param destination: by which other province's rules to decide, and ``arrival`` (aware) as
+            of when: for the purposes TRAVEL_PLANNING and HOLDER_ACCESS alone.
+        :param receipt: ask for a receipt (回执) too, of a decision by the own rules as of now.
+        :raises BadSignatureError: evidence that it accepts, or the receipt, does not verify.
+        """
+        pb = recognition_service_pb2
         answer = await self.call(
             "RecognitionService/Recognize",
-            recognition_service_pb2.RecognizeRequest(document=document, purpose=purpose),
-            recognition_service_pb2.RecognizeResponse,
+            pb.RecognizeRequest(
+                document=document,
+                purpose=purpose,
+                destination=destination,
+                arrival_time=views.time_to_proto(arrival) if arrival else None,
+                receipt=receipt,
+            ),
+            pb.RecognizeResponse,
         )
-        return await self._by_newest_trust(lambda: self._checked(answer.decision))
+        return await self._by_newest_trust(
+            lambda: self._checker.decision(answer.decision, receipt=receipt)
+        )
 
     async def recognize_all(
-        self, documents: Sequence[Document], purpose: Purpose
+        self, documents: Sequence[Document], purpose: Purpose, *, receipt: bool = False
     ) -> list[DecisionMessage | TongxingError]:
         """Decisions on up to 1,000 holders, in their order; a wrong document gives its error."""
         answer = await self.call(
             "RecognitionService/BatchRecognize",
-            recognition_service_pb2.BatchRecognizeRequest(documents=documents, purpose=purpose),
+            recognition_service_pb2.BatchRecognizeRequest(
+                documents=documents, purpose=purpose, receipt=receipt
+            ),
             recognition_service_pb2.BatchRecognizeResponse,
         )
         if len(answer.items) != len(documents):
             raise InternalError("the node answered for another number of documents")
+        check = partial(self._checker.decision, receipt=receipt)
         return [
-            await self._by_newest_trust(partial(self._checked, item.decision))
+            await self._by_newest_trust(partial(check, item.decision))
             if item.status.code == code_pb2.OK
             else status.from_status(item.status)
             for item in answer.items
         ]
+
+    async def issue_health_code(
+        self, document: Document, purpose: Purpose, *, destination: str = "", nonce: bytes = b""
+    ) -> IssuedCode:
+        """A health code (健康码) to show, good for some minutes, and the decision behind it.
+
+        :param destination: where it will be shown: what satisfies that province goes into it too.
+        :param nonce: what the gate asks to see in it, 8 to 32 bytes, or none.
+        :raises NoColourError: no rule gives the holder a colour; the remedy says what is needed.
+        :raises IndeterminateError: a province that might know of the holder did not answer.
+        :raises BadSignatureError: what the node gave does not verify.
+        """
+        answer = await self.call(
+            "RecognitionService/IssueHealthCode",
+            recognition_service_pb2.IssueHealthCodeRequest(
+                document=document, purpose=purpose, destination=destination, nonce=nonce
+            ),
+            IssuedCode,
+        )
+        return await self._by_newest_trust(lambda: self._checker.issued(answer, nonce))
+
+    async def verify_health_code(
+        self,
+        code: str | bytes,
+        purpose: Purpose,
+        *,
+        nonce: bytes = b"",
+        receipt: bool = False,
+    ) -> JudgedCode:
+        """The province's judgement of a health code or a foreign certificate that is shown.
+
+        What is honoured is verified here too; of foreign certificates the node's word counts,
+        for the trust list knows none of their keys.
+
+        :param code: the text of the QR code, or COSE_Sign1 bytes.
+        :param nonce: what the code must bear, if the gate asked for something.
+        :param receipt: ask for a receipt (回执) too.
+        :raises MalformedObjectError: it is no code at all.
+        :raises BadSignatureError: the node honours what does not verify, or its receipt does not.
+        """
+        shown = {"text": code} if isinstance(code, str) else {"signed": code}
+        answer = await self.call(
+            "RecognitionService/VerifyHealthCode",
+            recognition_service_pb2.VerifyHealthCodeRequest(
+                **shown, purpose=purpose, nonce=nonce, receipt=receipt
+            ),
+            JudgedCode,
+        )
+        return await self._by_newest_trust(
+            lambda: self._checker.judged(answer, code, nonce=nonce, receipt=receipt)
+        )
 
     async def status_lists(self, uris: Sequence[str]) -> list[bytes | TongxingError]:
         """Fetch signed status lists, verified, to check attestations by without a connection.
@@ -299,32 +386,7 @@ class Client(Connection):
         return signed
 
     def _checked(self, decision: DecisionMessage) -> DecisionMessage:
-        """Hold the evidence that a decision accepts against its signed bytes.
-
-        :raises BadSignatureError: the node calls accepted what does not verify, or a view differs
-            from its bytes.
-        """
-        pb = recognition_service_pb2
-        decision.DiscardUnknownFields()  # nobody here can check them
-        accepted = False
-        for piece in decision.evidence:
-            view = piece.attestation
-            if view == types_pb2.Attestation(signed=view.signed):
-                continue  # bytes alone say nothing
-            self._verified(view)
-            accepted |= piece.verdict == pb.VERDICT_ACCEPTED
-        passes = (
-            decision.outcome == pb.OUTCOME_RECOGNIZED or decision.colour == types_pb2.COLOUR_GREEN
-        )
-        if passes and not accepted:
-            raise BadSignatureError("recognised without verifiable evidence", field="decision")
-        return decision
+        return self._checker.decision(decision)
 
     def _verified(self, view: types_pb2.Attestation, asked_for: str = "") -> Attestation:
-        attestation = self._verifier.verify(view.signed, self._trust(), self._clock())
-        view.DiscardUnknownFields()
-        if view != views.attestation_to_proto(view.signed, attestation):
-            raise BadSignatureError("the view is not what was signed", field="attestation")
-        if asked_for and asked_for.lower() != str(attestation.id):
-            raise BadSignatureError("another attestation than was asked for", field="attestation")
-        return attestation
+        return self._checker.attestation(view, asked_for)

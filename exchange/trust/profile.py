@@ -6,6 +6,7 @@ Plain JSON without fractions, for it is signed in TUF's canonical JSON, which ha
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-__all__ = ["AttestationKey", "KeyState", "Profile"]
+__all__ = ["App", "AttestationKey", "KeyState", "Profile"]
 
 _DEPTH: Final = 32
 """How deep a rule may nest; far above any real one, far below Python's own limit."""
+_APP_ID: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
+_LONGEST_NAME: Final = 40
+_MOST_APPS: Final = 16
 
 
 class KeyState(enum.StrEnum):
@@ -82,6 +86,51 @@ class AttestationKey:
 
 
 @dataclass(frozen=True, slots=True)
+class App:
+    """A health-code app (健康码应用) of a province, such as 粤康码: a client of its own node.
+
+    :param id: its name in its SPIFFE identity: ``yuekangma`` in
+        ``spiffe://440000.tongxing/app/yuekangma``; 1 to 40 of ``a-z 0-9 -``, a letter first.
+    :param zh: its Chinese name, at most 40 characters.
+    :param en: its English name, at most 40 characters.
+    :raises TrustListError: one of them is none; names it.
+    """
+
+    id: str
+    zh: str
+    en: str
+
+    def __post_init__(self) -> None:
+        if not _APP_ID.fullmatch(self.id):
+            raise TrustListError("must be 1 to 40 of a-z, 0-9 and -, a letter first", field="id")
+        for name in ("zh", "en"):
+            text = getattr(self, name)
+            # It is shown on other provinces' screens: nothing in it may hide or break a line.
+            if not (0 < len(text) <= _LONGEST_NAME and text.isprintable() and text.strip()):
+                raise TrustListError(f"must be 1 to {_LONGEST_NAME} visible characters", field=name)
+
+    @classmethod
+    def from_json(cls, value: object, field: str) -> App:
+        """Read an app of a profile; fields that this version does not know are left aside.
+
+        :param field: where it stands: ``apps[0]``.
+        :raises TrustListError: a field is missing or wrong; names it.
+        """
+        fields = read_object(value, field)
+        texts = (read_text(fields.get(name), f"{field}.{name}") for name in ("id", "zh", "en"))
+        try:
+            return cls(*texts)
+        except TrustListError as error:
+            if error.field.startswith(field):
+                raise
+            raise TrustListError(error.message, field=f"{field}.{error.field}") from None
+
+    def to_json(self) -> dict[str, str]:
+        """As it stands in a profile."""
+        return {"id": self.id, "zh": self.zh, "en": self.en}
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """What a province publishes of itself.
 
@@ -93,6 +142,7 @@ class Profile:
     :param status_lists: where its status lists are.
     :param seal_keys: what the subject-token keys are sealed for (`exchange.trust.epochs`), the
         newest first; two or more while it changes.
+    :param apps: its health-code apps (健康码应用), each id once; at most 16.
     :raises TrustListError: if it contradicts itself; the error names the field.
     """
 
@@ -103,6 +153,7 @@ class Profile:
     rules: tuple[Mapping[str, object], ...] = ()
     status_lists: tuple[str, ...] = ()
     seal_keys: tuple[SealKey, ...] = ()
+    apps: tuple[App, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -117,6 +168,7 @@ class Profile:
         _check_authority(self.tls_ca)
         for index, rule in enumerate(self.rules):
             _check_json(rule, f"rules[{index}]", _DEPTH)
+        _check_apps(self.apps)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the trust list."""
@@ -137,6 +189,8 @@ class Profile:
             "rules": [dict(rule) for rule in self.rules],
             "status_lists": list(self.status_lists),
             "seal_keys": [key.to_json() for key in self.seal_keys],
+            # One that names none keeps the bytes that it was signed with before there were any.
+            **({"apps": [app.to_json() for app in self.apps]} if self.apps else {}),
         }
 
     @classmethod
@@ -164,6 +218,10 @@ class Profile:
                 SealKey.from_json(item, f"seal_keys[{index}]")
                 for index, item in enumerate(read_list(fields.get("seal_keys", []), "seal_keys"))
             ),
+            apps=tuple(
+                App.from_json(item, f"apps[{index}]")
+                for index, item in enumerate(read_list(fields.get("apps", []), "apps"))
+            ),
         )
 
 
@@ -186,6 +244,16 @@ def _key(value: object, field: str) -> AttestationKey:
             "unknown key state", field=f"{field}.state", remedy=f"one of {', '.join(KeyState)}"
         )
     return AttestationKey(public, KeyState(state), read_time(fields.get("since"), f"{field}.since"))
+
+
+def _check_apps(apps: tuple[App, ...]) -> None:
+    if len(apps) > _MOST_APPS:
+        raise TrustListError(f"more than {_MOST_APPS}", field="apps")
+    ids: set[str] = set()
+    for index, app in enumerate(apps):
+        if app.id in ids:
+            raise TrustListError("another app bears this id", field=f"apps[{index}].id")
+        ids.add(app.id)
 
 
 def _check_authority(pem: str) -> None:

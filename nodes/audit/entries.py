@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -38,5 +39,14 @@ class Recorder(Protocol):
         """Record one; called before its answer is given.
 
         :raises AuditUnavailableError: the log cannot be written: answer nothing.
+        """
+        ...
+
+    def record_all(self, entry: Entry, holders: Iterable[tuple[bytes, str]], /) -> None:
+        """Record one call about several holders: an access of each.
+
+        :param entry: what they have in common; its token and answer are not looked at.
+        :param holders: each one's token and answer.
+        :raises AuditUnavailableError: as `record`; some may stand in the log all the same.
         """
         ...

@@ -15,8 +15,11 @@ import typer
 
 from exchange.errors import InvalidFieldError, TongxingError
 from nodes.cli import (
+    appeal,
     attestation,
+    audit,
     ceremony,
+    code,
     exchange,
     holding,
     identity,
@@ -25,8 +28,10 @@ from nodes.cli import (
     output,
     peer,
     profile,
+    receipt,
     recognize,
     registry,
+    rules,
     setup,
     trust,
 )
@@ -44,7 +49,10 @@ app = typer.Typer(
 )
 
 app.add_typer(attestation.attestation, name="attestation")
+app.add_typer(appeal.appeal, name="appeal")
 app.command("recognize")(recognize.recognize)
+app.add_typer(code.code, name="code")
+app.add_typer(receipt.receipt, name="receipt")
 app.add_typer(trust.trust, name="trust")
 trust.trust.command("init", short_help="Make a new exchange, for trials (新建交换体系).")(
     setup.init
@@ -72,6 +80,8 @@ app.add_typer(key.key, name="key")
 node.app.command("init", short_help="Make a province's folder (建立省级文件夹).")(setup.init_node)
 app.add_typer(node.app, name="node", short_help="A province's node (省级节点).")
 app.add_typer(peer.peer, name="peer")
+app.add_typer(audit.audit, name="audit")
+app.add_typer(rules.rules, name="rules")
 app.add_typer(
     exchange.exchange, name="exchange", short_help="A whole exchange on this machine (单机试用)."
 )

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from exchange.texts import Text
     from exchange.trust.trustlist import TrustList
 
-__all__ = ["read_signed", "status_lists", "verify"]
+__all__ = ["lists_at_hand", "read_signed", "status_lists", "trust_list", "verify"]
 
 _LARGEST = 16 * 1024 * 1024
 _SUFFIX = ".cwt"
@@ -119,8 +119,8 @@ def verify(
 
     now = datetime.now(UTC)
     signed = [(str(path), each) for path in sources for each in read_signed(path)]
-    verified = _trust(trust, root, client_file)
-    at_hand = _at_hand(lists, verified, now)
+    verified = trust_list(trust, root, client_file)
+    at_hand = lists_at_hand(lists, verified, now)
     verifier = AttestationVerifier()
     judged = []
     for source, each in signed:
@@ -150,7 +150,11 @@ def _print(judged: _Judged) -> None:
         output.print_fields(shown.attestation_rows(judged.attestation))
 
 
-def _trust(trust: Path | None, root: Path | None, client_file: Path | None) -> TrustList:
+def trust_list(trust: Path | None, root: Path | None, client_file: Path | None) -> TrustList:
+    """Verify the trust list of a folder under a pinned root; else the client's.
+
+    :raises TongxingError: it does not verify, or there is none.
+    """
     if trust is None and root is None:
         return client.trust_list(client.load(client_file).trust)
     if trust is None:
@@ -165,7 +169,7 @@ def _trust(trust: Path | None, root: Path | None, client_file: Path | None) -> T
         return client.trust_list(found)
 
 
-def _at_hand(folder: Path | None, trust: TrustList, now: datetime) -> StatusLists:
+def lists_at_hand(folder: Path | None, trust: TrustList, now: datetime) -> StatusLists:
     """The lists in a folder; what does not verify is told of, and revokes and proves nothing."""
     from exchange.statuslist import StatusLists
 
@@ -184,11 +188,11 @@ def _at_hand(folder: Path | None, trust: TrustList, now: datetime) -> StatusList
 # --- what is signed -------------------------------------------------------------------------
 
 
-def read_signed(path: Path) -> list[bytes]:
+def read_signed(path: Path, name: str = "signed") -> list[bytes]:
     """The signed attestations in a file: COSE_Sign1 bytes, not verified.
 
-    :param path: CBOR as it is; base64 or base64url; or JSON, in which every ``signed`` is meant.
-        ``-`` is standard input.
+    :param path: CBOR as it is; base64 or base64url; or JSON. ``-`` is standard input.
+    :param name: what is meant in JSON: every field of this name, ``signed`` or ``receipt``.
     :raises InvalidFieldError: it cannot be read, or holds none.
     """
     try:
@@ -201,20 +205,21 @@ def read_signed(path: Path) -> list[bytes]:
         raise InvalidFieldError(f"{path}: {error.strerror}", field="FILE") from None
     if len(data) > _LARGEST:
         raise InvalidFieldError(f"{path}: larger than 16 MiB", field="FILE")
-    found = [data] if data[:1] and data[0] in _BINARY else _from_text(data)
+    found = [data] if data[:1] and data[0] in _BINARY else _from_text(data, name)
     if not found:
+        what = "signed attestation" if name == "signed" else name
         raise InvalidFieldError(
-            f"{path}: holds no signed attestation",
+            f"{path}: holds no {what}",
             field="FILE",
             remedy="give its CBOR, in base64 or as it is, or what recognize --output json prints",
         )
     return found
 
 
-def _from_text(data: bytes) -> list[bytes]:
+def _from_text(data: bytes, name: str) -> list[bytes]:
     if data.lstrip().startswith(b"{"):
         try:
-            texts = list(dict.fromkeys(_each_signed(json.loads(data))))
+            texts = list(dict.fromkeys(_each_named(name, json.loads(data))))
         except (ValueError, RecursionError):
             return []
     else:
@@ -222,16 +227,16 @@ def _from_text(data: bytes) -> list[bytes]:
     return [signed for text in texts if (signed := _from_base64(text))]
 
 
-def _each_signed(value: Any) -> Iterator[str]:
+def _each_named(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, dict):
-        for name, inner in value.items():
-            if name == "signed" and isinstance(inner, str):
+        for key, inner in value.items():
+            if key == name and isinstance(inner, str):
                 yield inner
             else:
-                yield from _each_signed(inner)
+                yield from _each_named(name, inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _each_signed(inner)
+            yield from _each_named(name, inner)
 
 
 def _from_base64(text: str) -> bytes:

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
 from exchange.errors import InvalidFieldError
+from nodes.cli import files
 
-__all__ = ["document_number"]
+if TYPE_CHECKING:
+    from exchange.client import Document
+
+__all__ = ["document", "document_number"]
+
+
+def document(document_type: str, number: str | None) -> Document:
+    """An identity document, its number as `document_number` has it.
+
+    :raises InvalidFieldError: the type is unknown, or the number is missing or does not read.
+    """
+    row = {"document_type": document_type, "document_number": number or "0"}
+    files.document_from_columns(row)  # before somebody is asked for the number
+    return files.document_from_columns(row | {"document_number": document_number(number)})
 
 
 def document_number(given: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,10 +19,20 @@ from nodes.cli.output import Form, FormOption
 from nodes.cli.rows import IgnoreColumnsOption, Teller, column_names
 
 if TYPE_CHECKING:
-    from exchange.client import Client, DecisionMessage, Document
-    from exchange.v1.recognition_service_pb2 import Evidence
+    from google.protobuf.timestamp_pb2 import Timestamp
 
-__all__ = ["exit_code", "print_decision", "recognize"]
+    from exchange.client import Client, DecisionMessage, Document, JudgedCode
+    from exchange.v1.recognition_service_pb2 import Evidence, Remedy, RuleVerdict
+
+__all__ = [
+    "colour_words",
+    "exit_code",
+    "print_decision",
+    "print_head",
+    "print_remedies",
+    "print_rules",
+    "recognize",
+]
 
 _AT_ONCE = 1000
 """Holders in one BatchRecognize, by the contract."""
@@ -42,6 +52,13 @@ class Purpose(StrEnum):
     TRAVEL_PLANNING = "TRAVEL_PLANNING"
     HOLDER_ACCESS = "HOLDER_ACCESS"
 
+    @property
+    def number(self) -> Any:
+        """As the contract has it."""
+        from exchange.v1 import types_pb2
+
+        return types_pb2.Purpose.Value(f"PURPOSE_{self}")
+
 
 def recognize(
     document_type: Annotated[
@@ -57,52 +74,86 @@ def recognize(
     ] = None,
     ignore_columns: IgnoreColumnsOption = "",
     purpose: Annotated[
-        Purpose, typer.Option(case_sensitive=False, help="Why it is asked for. 查询目的。")
-    ] = Purpose.ENTRY_CHECK,
+        Purpose | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Why it is asked for; entry_check, or travel_planning for a journey. 查询目的。",
+        ),
+    ] = None,
+    destination: Annotated[
+        str,
+        typer.Option(help="By which other province's rules: its six digits. 目的地。"),
+    ] = "",
+    arrival: Annotated[
+        str | None,
+        typer.Option(help="As of when: RFC 3339; without offset, China's. 到达时间。"),
+    ] = None,
+    receipt: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ask for a receipt, and keep it in this file; with --file, a folder. 回执文件。"
+        ),
+    ] = None,
     client_file: ClientOption = None,
     form: FormOption = Form.PRETTY,
 ) -> None:
     """Ask whether the province honours a holder (互认查询).
 
+    Before a journey: --destination 440000 --arrival "2022-08-03 12:00" (出行前查询).
+
     The exit code is 0 for RECOGNIZED 认可, 3 for NOT_RECOGNIZED 不认可, 4 for INDETERMINATE
     无法判定, 1 for an error; with --file the highest of all holders', or 1 if a row was refused.
     """
     if file is not None:
-        if document_number is not None:
-            raise InvalidFieldError(
-                "goes without --document-number", field="--file", remedy="give one or the other"
-            )
-        batch = _Batch(file, purpose, form)
+        _goes_without(document_number=document_number, destination=destination, arrival=arrival)
+        batch = _Batch(file, purpose or Purpose.ENTRY_CHECK, form, receipt)
         raise typer.Exit(batch.run(client_file, column_names(ignore_columns)))
-    row = {"document_type": document_type, "document_number": document_number or "0"}
-    files.document_from_columns(row)
-    row["document_number"] = prompts.document_number(document_number)
-    document = files.document_from_columns(row)
-    number = _purpose(purpose)
+    at = files.time_from_text(arrival, field="--arrival") if arrival else None
+    usual = Purpose.TRAVEL_PLANNING if destination or at else Purpose.ENTRY_CHECK
+    number = (purpose or usual).number
+    document = prompts.document(document_type, document_number)
+
+    def ask(node: Client) -> Awaitable[DecisionMessage]:
+        return node.recognize(
+            document,
+            number,
+            destination=destination,
+            arrival=at,
+            receipt=receipt is not None,
+        )
+
     try:
-        decision = client.call(client_file, lambda node: node.recognize(document, number))
+        decision = client.call(client_file, ask)
     except TongxingError as error:
         error.field = files.column_of(error.field.removeprefix("document."))
         raise
+    if receipt is not None:
+        receipt.write_bytes(decision.receipt)
     if form is Form.JSON:
         output.print_json({"decision": output.to_json(decision)})
     else:
         print_decision(decision)
+        if receipt is not None:
+            print(f"回执 receipt: {receipt}")
     raise typer.Exit(exit_code(decision))
 
 
-def exit_code(decision: DecisionMessage) -> int:
+def _goes_without(**given: str | None) -> None:
+    for name, value in given.items():
+        if value:
+            raise InvalidFieldError(
+                f"goes without --{name.replace('_', '-')}",
+                field="--file",
+                remedy="give one or the other",
+            )
+
+
+def exit_code(decision: DecisionMessage | JudgedCode) -> int:
     """The exit code for a decision; what this version does not know is never 0."""
     return _EXIT.get(_outcome(decision), 4)
 
 
-def _purpose(purpose: Purpose) -> Any:
-    from exchange.v1 import types_pb2
-
-    return types_pb2.Purpose.Value(f"PURPOSE_{purpose}")
-
-
-def _outcome(decision: DecisionMessage) -> str:
+def _outcome(decision: DecisionMessage | JudgedCode) -> str:
     from exchange.v1 import recognition_service_pb2 as pb
 
     return output.enum_name(pb.Outcome, decision.outcome)
@@ -114,10 +165,11 @@ def _outcome(decision: DecisionMessage) -> str:
 class _Batch:
     """A file of holders, asked about in chunks; each answer is printed as soon as it is there."""
 
-    def __init__(self, file: Path, purpose: Purpose, form: Form) -> None:
+    def __init__(self, file: Path, purpose: Purpose, form: Form, receipts: Path | None) -> None:
         self._file = file
         self._teller = Teller(file)
-        self._purpose = _purpose(purpose)
+        self._purpose = purpose.number
+        self._receipts = receipts
         self._form = form
         self._outcomes: Counter[str] = Counter()
         self._worst = 0
@@ -133,6 +185,9 @@ class _Batch:
         chunk = list(itertools.islice(rows, _AT_ONCE))
         if not chunk:
             raise InvalidFieldError("holds no record", field=self._file.name)
+
+        if self._receipts is not None:
+            self._receipts.mkdir(parents=True, exist_ok=True)
 
         async def ask(node: Client) -> None:
             nonlocal chunk
@@ -152,8 +207,9 @@ class _Batch:
 
     async def _ask(self, node: Client, chunk: list[tuple[int, Document] | BadRow]) -> None:
         documents = [row[1] for row in chunk if not isinstance(row, BadRow)]
+        wants = self._receipts is not None
         answers: Iterator[DecisionMessage | TongxingError] = iter(
-            await node.recognize_all(documents, self._purpose) if documents else ()
+            await node.recognize_all(documents, self._purpose, receipt=wants) if documents else ()
         )
         for row in chunk:
             if isinstance(row, BadRow):
@@ -177,10 +233,12 @@ class _Batch:
         outcome = _outcome(decision)
         self._outcomes[outcome] += 1
         self._worst = max(self._worst, exit_code(decision))
+        if self._receipts is not None:
+            (self._receipts / f"{line}.cwt").write_bytes(decision.receipt)
         if self._form is Form.JSON:
             self._items.append({"line": line, "decision": output.to_json(decision)})
         else:
-            answer = f"{outcome} {_colour(decision.colour)}"
+            answer = f"{outcome} {colour_words(decision.colour)}"
             reason = output.clean(f"{decision.reason.zh} {decision.reason.en}")
             print(f"line {line}: {answer}: {reason}")
 
@@ -190,45 +248,13 @@ class _Batch:
 
 def print_decision(decision: DecisionMessage) -> None:
     """Print a decision with all that it rests on."""
-    from exchange.recognition import AnswerState, Outcome
+    from exchange.recognition import AnswerState
     from exchange.v1 import recognition_service_pb2 as pb
-    from exchange.v1 import types_pb2
 
     console = output.console()
-    name = _outcome(decision)
-    colour = output.enum_name(types_pb2.Colour, decision.colour)
-    style = _STYLES.get(colour, "bold reverse")
-    console.print(output.plain(f" {_colour(decision.colour)} ", style), end=" ")
-    console.print(output.plain(f"{name} {_words(Outcome, name)}", "bold"))
-    console.print(output.plain(decision.reason.zh))
-    console.print(output.plain(decision.reason.en))
-    console.print(
-        output.plain(
-            f"{output.province_name(decision.province)}, {output.moment(decision.decide_time)}, "
-            f"trust list {decision.trust_version}",
-            "dim",
-        )
-    )
-    if decision.rules:
-        console.print(
-            output.table(
-                "互认规则 Rules",
-                ("rule", "colour", "holds", "asks for"),
-                (
-                    (
-                        rule.rule_id,
-                        _colour(rule.colour),
-                        "无法计算 failed"
-                        if rule.failed
-                        else "是 yes"
-                        if rule.satisfied
-                        else "否 no",
-                        output.lines((rule.reason.zh, rule.reason.en)),
-                    )
-                    for rule in decision.rules
-                ),
-            )
-        )
+    print_head(decision, decision.decide_time)
+    print_remedies(decision.remedies)
+    print_rules(decision.rules)
     if decision.evidence:
         console.print(
             output.table(
@@ -258,6 +284,56 @@ def print_decision(decision: DecisionMessage) -> None:
     )
 
 
+def print_head(said: DecisionMessage | JudgedCode, at: Timestamp) -> None:
+    """Print the colour, the outcome and the reason, and by whose rules and when."""
+    from exchange.recognition import Outcome
+    from exchange.v1 import types_pb2
+
+    console = output.console()
+    name = _outcome(said)
+    colour = output.enum_name(types_pb2.Colour, said.colour)
+    style = _STYLES.get(colour, "bold reverse")
+    console.print(output.plain(f" {colour_words(said.colour)} ", style), end=" ")
+    console.print(output.plain(f"{name} {_words(Outcome, name)}", "bold"))
+    console.print(output.plain(said.reason.zh))
+    console.print(output.plain(said.reason.en))
+    console.print(
+        output.plain(
+            f"{output.province_name(said.province)}, {output.moment(at)}, "
+            f"trust list {said.trust_version}",
+            "dim",
+        )
+    )
+
+
+def print_rules(rules: Sequence[RuleVerdict]) -> None:
+    """Print what each rule said, if there are any."""
+    if not rules:
+        return
+    rows = (
+        (
+            rule.rule_id,
+            colour_words(rule.colour),
+            "无法计算 failed" if rule.failed else "是 yes" if rule.satisfied else "否 no",
+            output.lines((rule.reason.zh, rule.reason.en)),
+        )
+        for rule in rules
+    )
+    columns = ("rule", "colour", "holds", "asks for")
+    output.console().print(output.table("互认规则 Rules", columns, rows))
+
+
+def print_remedies(remedies: Sequence[Remedy]) -> None:
+    """Print what would make a refusal a green, if anything is known."""
+    if not remedies:
+        return
+    console = output.console()
+    console.print(output.plain("怎样才能变绿码 What would make it green", "bold"))
+    for remedy in remedies:
+        console.print(output.plain(f"  · {remedy.text.zh}"))
+        console.print(output.plain(f"    {remedy.text.en}"))
+
+
 def _evidence(piece: Evidence) -> tuple[Any, ...]:
     from exchange.facts import Kind
     from exchange.recognition import Verdict
@@ -278,7 +354,8 @@ def _evidence(piece: Evidence) -> tuple[Any, ...]:
     )
 
 
-def _colour(number: int) -> str:
+def colour_words(number: int) -> str:
+    """A colour of the contract in both languages."""
     from exchange.facts import Colour
     from exchange.v1 import types_pb2
 

@@ -30,6 +30,7 @@ from exchange.presence import subject_of
 from exchange.recognition import MOST_PER_PROVINCE
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import peer_service_pb2 as pb
+from exchange.v1 import types_pb2
 from nodes.call import Call
 from nodes.peers.links import Links, Peer
 
@@ -209,7 +210,7 @@ class Lookup:
         """By province, "no record" by its filter: the same object until more is heard of it."""
 
     async def lookup(
-        self, tokens: Sequence[bytes], call: Call, trust: TrustList
+        self, tokens: Sequence[bytes], call: Call, trust: TrustList, purpose: int = 0
     ) -> dict[str, Sequence[Found]]:
         """What every other province holds of some subjects.
 
@@ -217,6 +218,7 @@ class Lookup:
 
         :param tokens: subject tokens, 36 bytes each.
         :param call: for whom: its deadline bounds how long peers are waited for.
+        :param purpose: what for, a ``Purpose`` of the contract: the peers' access logs say it.
         :returns: for each other province of the trust list, one `Found` for each token in order.
         :raises StoreUnavailableError: the node's own store does not answer.
         """
@@ -236,7 +238,7 @@ class Lookup:
                 await asyncio.sleep(0)
         if questions:
             await self._recall(questions, tokens, subjects)
-            await self._ask(questions, tokens, subjects, call)
+            await self._ask(questions, tokens, subjects, call, purpose)
             for question in questions:
                 found[question.province] = [each or _SILENT for each in question.found]
         return found
@@ -307,12 +309,16 @@ class Lookup:
         tokens: Sequence[bytes],
         subjects: Sequence[bytes],
         call: Call,
+        purpose: int,
     ) -> None:
         """Answer by calling the provinces."""
         time = asyncio.get_running_loop().time
         end = time() + call.budget(time(), self._timeout)
         asking = [
-            self._fetch(question, question.open[at : at + MOST_TOKENS], tokens, subjects, call, end)
+            self._fetch(
+                *(question, question.open[at : at + MOST_TOKENS], tokens, subjects),
+                *(call, purpose, end),
+            )
             for question in questions
             for at in range(0, len(question.open), MOST_TOKENS)
         ]
@@ -328,13 +334,16 @@ class Lookup:
         tokens: Sequence[bytes],
         subjects: Sequence[bytes],
         call: Call,
+        purpose: int,
         end: float,
     ) -> None:
         """Call one province, for some of the places that are open."""
         peer = self._links.get(question.province)
         if peer is None:
             return
-        request = pb.FetchAttestationsRequest(subject_tokens=[tokens[at] for at in places])
+        request = pb.FetchAttestationsRequest(
+            subject_tokens=[tokens[at] for at in places], purpose=types_pb2.Purpose.Name(purpose)
+        )
         asked = await self._answer(peer, request, call, end)
         if isinstance(asked, Found):
             for at in places:

@@ -25,6 +25,7 @@ from exchange.subjects import check_credit_code
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import attestation_service_pb2 as pb
 from exchange.v1 import types_pb2
+from nodes.audit.entries import Entry, Recorder
 from nodes.call import Call
 from nodes.identity import Identity, Role
 from nodes.publisher import Publisher, called
@@ -54,7 +55,12 @@ _Revoking = (
 
 
 class AttestationService:
-    """Signs with the province's key; what it acknowledges is on disk."""
+    """Signs with the province's key; what it acknowledges is on disk.
+
+    Who reads or revokes is recorded. A revocation that was made and could not be recorded answers
+    AuditUnavailableError: nothing that must end lives on for want of a log, and revoking again does
+    no harm.
+    """
 
     descriptor = pb.DESCRIPTOR.services_by_name["AttestationService"]
 
@@ -66,8 +72,10 @@ class AttestationService:
         verifier: AttestationVerifier,
         trust: Callable[[], TrustList],
         clock: Callable[[], datetime],
+        audit: Recorder,
     ) -> None:
         self._store = store
+        self._audit = audit
         self._publisher = publisher
         self._verifier = verifier
         self._trust = trust
@@ -140,6 +148,7 @@ class AttestationService:
         id_ = UUID(request.attestation_id)
         at = await self._store.revoke(id_.bytes, _whose(call.caller), now, note)
         _log_revoked(id_, at, now, note)
+        self._record(call, "RevokeAttestation", str(id_), _word(at, now))
         return pb.RevokeAttestationResponse(revoke_time=Timestamp(seconds=at))
 
     async def batch_revoke_attestations(
@@ -155,6 +164,7 @@ class AttestationService:
         for id_, result in zip(ids, results, strict=True):
             if isinstance(result, int):
                 _log_revoked(id_, result, now, note)
+                self._record(call, "BatchRevokeAttestations", str(id_), _word(result, now))
         left = iter(results)
         answer = pb.BatchRevokeAttestationsResponse()
         for at, item in enumerate(items):
@@ -211,6 +221,8 @@ class AttestationService:
                         authority=note.authority,
                         reason=note.reason,
                     )
+                    words = f"{progress.revoked} revoked{'' if done else ', not to the end'}"
+                    self._record(call, "RevokeIssuerAttestations", code, words)
         yield _progress(progress, done=True)
 
     def _note(self, request: _Revoking, caller: Identity) -> tuple[Note, int]:
@@ -229,9 +241,16 @@ class AttestationService:
         except RevokedError as error:
             raise await self._explained(error, id_) from None
         attestation = self._verifier.verify(signed, self._trust(), self._clock())
+        self._record(call, "GetAttestation", str(attestation.id), "given", attestation.token)
         return pb.GetAttestationResponse(
             attestation=views.attestation_to_proto(signed, attestation)
         )
+
+    def _record(
+        self, call: Call, method: str, target: str, answer: str, token: bytes | None = None
+    ) -> None:
+        caller, request_id = call.caller.uri, call.request_id
+        self._audit.record(Entry(caller, method, request_id, answer, token, target=target))
 
     async def _explained(self, error: RevokedError, id_: bytes) -> RevokedError:
         """The error with the words that the revocation was given."""
@@ -281,6 +300,10 @@ def _progress(progress: Progress, *, done: bool = False) -> pb.RevokeIssuerAttes
         already_revoked=progress.already_revoked,
         done=done,
     )
+
+
+def _word(at: int, now: int) -> str:
+    return "revoked" if at == now else "already revoked"
 
 
 def _log_revoked(id_: UUID, at: int, now: int, note: Note) -> None:

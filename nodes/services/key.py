@@ -11,6 +11,7 @@ from exchange import views
 from exchange.errors import StoreUnavailableError
 from exchange.keys import Algorithm
 from exchange.v1 import key_service_pb2 as pb
+from nodes.audit.entries import Entry, Recorder
 from nodes.call import Call
 from nodes.keysteps import ByKind, Count, Done, KeySteps
 
@@ -23,12 +24,17 @@ _COUNT_SECONDS = 5.0
 
 
 class KeyService:
-    """Translates; `nodes.keysteps.KeySteps` does it, and says who may not."""
+    """Translates; `nodes.keysteps.KeySteps` does it, and says who may not.
+
+    A step that was taken and could not be recorded answers AuditUnavailableError: it is taken all
+    the same, since a stolen key must be ended whatever else fails; `list_keys` shows it.
+    """
 
     descriptor = pb.DESCRIPTOR.services_by_name["KeyService"]
 
-    def __init__(self, steps: KeySteps) -> None:
+    def __init__(self, steps: KeySteps, audit: Recorder) -> None:
         self._steps = steps
+        self._audit = audit
 
     async def list_keys(self, request: pb.ListKeysRequest, call: Call) -> pb.ListKeysResponse:
         """The keys, and how many attestations each holds up."""
@@ -51,6 +57,7 @@ class KeyService:
         algorithm = Algorithm[request.algorithm or Algorithm.ES256.name]
         done = await self._steps.prepare(algorithm, by=call.caller.uri, dry=dry)
         kid = "" if dry or done.public is None else done.public.kid.hex()
+        self._record(call, "PrepareKey", kid, done)
         return pb.PrepareKeyResponse(step=await self._step(done), kid=kid)
 
     async def activate_key(
@@ -60,6 +67,7 @@ class KeyService:
         done = await self._steps.activate(
             request.kid, by=call.caller.uri, force=request.force, dry=request.validate_only
         )
+        self._record(call, "ActivateKey", request.kid, done, "forced" if request.force else "")
         return pb.ActivateKeyResponse(step=await self._step(done))
 
     async def retire_key(self, request: pb.RetireKeyRequest, call: Call) -> pb.RetireKeyResponse:
@@ -67,6 +75,7 @@ class KeyService:
         done = await self._steps.retire(
             request.kid, by=call.caller.uri, force=request.force, dry=request.validate_only
         )
+        self._record(call, "RetireKey", request.kid, done, "forced" if request.force else "")
         return pb.RetireKeyResponse(step=await self._step(done))
 
     async def taint_key(self, request: pb.TaintKeyRequest, call: Call) -> pb.TaintKeyResponse:
@@ -81,6 +90,7 @@ class KeyService:
             emergency=request.emergency,
             dry=request.validate_only,
         )
+        self._record(call, "TaintKey", request.kid, done, "emergency" if request.emergency else "")
         return pb.TaintKeyResponse(step=await self._step(done))
 
     async def revoke_key(self, request: pb.RevokeKeyRequest, call: Call) -> pb.RevokeKeyResponse:
@@ -91,7 +101,13 @@ class KeyService:
             emergency=request.emergency,
             dry=request.validate_only,
         )
+        self._record(call, "RevokeKey", request.kid, done, "emergency" if request.emergency else "")
         return pb.RevokeKeyResponse(step=await self._step(done))
+
+    def _record(self, call: Call, method: str, kid: str, done: Done, how: str = "") -> None:
+        if done.trust_version:  # else it was only tried
+            words = f"trust list {done.trust_version}{how and f', {how}'}"
+            self._audit.record(Entry(call.caller.uri, method, call.request_id, words, target=kid))
 
     async def _step(self, done: Done) -> pb.KeyStep:
         count = await self._counted(done)

@@ -11,6 +11,7 @@ from typing import Final
 
 from exchange.errors import OverloadedError
 from exchange.v1 import peer_service_pb2 as pb
+from nodes.audit.entries import Entry, Recorder
 from nodes.call import Call
 from nodes.services.limits import Limit
 from nodes.store.attestations import AttestationStore
@@ -34,6 +35,7 @@ class PeerService:
     """Answers from the store; the records go out as they lie there, never decoded.
 
     :param feed: its changes and its presence filter.
+    :param audit: where it is recorded what was sent of whom, to whom, and what for.
     :param revoked: goes through the own status lists in which anything is revoked: the number and
         the bits of each.
     """
@@ -45,8 +47,10 @@ class PeerService:
         store: AttestationStore,
         feed: Feed,
         revoked: Callable[[], AsyncIterator[tuple[int, bytes | bytearray]]],
+        audit: Recorder,
     ) -> None:
         self._store = store
+        self._audit = audit
         self._feed = feed
         self._revoked = revoked
         self._encoded: tuple[Batch | None, bytes] = (None, b"")
@@ -56,12 +60,33 @@ class PeerService:
         self._presences = Limit("readings of the presence filter", each=PRESENCES)
 
     async def fetch_attestations(self, request: pb.FetchAttestationsRequest, call: Call) -> bytes:
-        """A FetchAttestationsResponse in its wire form."""
-        del call
+        """A FetchAttestationsResponse in its wire form.
+
+        :raises AuditUnavailableError: it cannot be recorded of whom something is sent.
+        """
         tokens = request.subject_tokens
+        found: Sequence[Held]
         if len(tokens) == 1:
-            return _spliced((await self._store.lookup(tokens[0]),))
-        return _spliced(await self._store.lookup_many(tokens))
+            found = (await self._store.lookup(tokens[0]),)
+        else:
+            found = await self._store.lookup_many(tokens)
+        sent = [
+            (token, _sent(held))
+            for token, held in zip(tokens, found, strict=True)
+            if held.signed or held.revoked
+        ]
+        if sent:
+            self._audit.record_all(
+                Entry(
+                    call.caller.uri,
+                    "FetchAttestations",
+                    call.request_id,
+                    "",
+                    purpose=request.purpose,
+                ),
+                sent,
+            )
+        return _spliced(found)
 
     async def watch_changes(
         self, request: pb.WatchChangesRequest, call: Call
@@ -185,6 +210,13 @@ def _revocation(revoked: Revoked) -> pb.Revocation:
     if revoked.place is not None:
         place = pb.StatusPlace(list=revoked.place[0], index=revoked.place[1])
     return pb.Revocation(attestation_id=revoked.id, subject=revoked.subject, place=place)
+
+
+def _sent(held: Held) -> str:
+    """What a province was sent of one subject, in words of the access log."""
+    live, revoked = len(held.signed), len(held.revoked)
+    words = "1 attestation" if live == 1 else f"{live} attestations"
+    return f"{words}, {revoked} revoked" if revoked else words
 
 
 def _spliced(subjects: Sequence[Held]) -> bytes:

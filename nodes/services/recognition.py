@@ -1,43 +1,69 @@
-"""RecognitionService: this province's decisions for its own apps."""
+"""RecognitionService: this province's decisions for its own apps, and its holders' health codes.
+
+Every look is recorded before it is answered. What it decides is `nodes.deciding`'s and
+`exchange.codes`'; here it is asked for and put into the contract's words.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from datetime import datetime
+import contextlib
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
 
-import structlog
-
-from exchange import status, views
-from exchange.attestations import AttestationVerifier
-from exchange.errors import InternalError, TongxingError
+from exchange import receipts, status, views
+from exchange.codes import hcert, healthcode
+from exchange.codes import views as code_views
+from exchange.codes.hcert import ForeignKeys
+from exchange.codes.healthcode import HealthCodeVerifier
+from exchange.codes.judging import Judgement, judge
+from exchange.errors import (
+    ExpiredError,
+    InvalidFieldError,
+    MalformedObjectError,
+    TongxingError,
+    UnknownProvinceError,
+)
+from exchange.keys import Signer
 from exchange.publication import read_document
-from exchange.recognition import Decision, Reply, never, recognize
-from exchange.statuslist import StatusReference
+from exchange.receipts import Receipt
+from exchange.recognition import Decision
+from exchange.rules import RuleBook
+from exchange.statuslist import Status, StatusReference
 from exchange.subjects import Document
+from exchange.trust.trustlist import TrustList
 from exchange.v1 import recognition_service_pb2 as pb
 from exchange.v1 import types_pb2
+from exchange.vouching import CLOCK_SKEW
+from nodes.audit.entries import Entry, Recorder
 from nodes.call import Call
-from nodes.peers.lookup import Found, Lookup
+from nodes.deciding import Decided, Deciding, Terms
+from nodes.ids import new_id
+from nodes.known_statuses import KnownStatuses
+from nodes.published_rules import PublishedRules
 from nodes.services.validation import check
-from nodes.store.attestations import AttestationStore
-from nodes.store.records import Held
-from nodes.subjects import SubjectKeys
 from nodes.trust import TrustKeeper
 
 __all__ = ["RecognitionService"]
 
-log = structlog.get_logger(__name__)
-
-_BREATH = 16
-"""Holders of a batch that are decided before the event loop gets a turn."""
+LONGEST_AHEAD: Final = timedelta(days=30)
+"""How far ahead an arrival may lie, by the contract."""
+_AHEAD_PURPOSES: Final = frozenset(
+    {types_pb2.PURPOSE_TRAVEL_PLANNING, types_pb2.PURPOSE_HOLDER_ACCESS}
+)
 
 
 class RecognitionService:
-    """Asks its own store and those peers that can know, verifies, applies the rules.
+    """Decides, issues health codes, and judges those that are shown.
 
-    :param lookup: what the other provinces hold.
-    :param revoked: whether the place where an attestation's status stands is known as revoked.
+    :param province: the node's own.
+    :param trust: the trust list, and the province's own rules.
+    :param signer: what signs codes and receipts now.
+    :param audit: where every look is recorded.
+    :param foreign: whose foreign certificates are read; of nobody, by default.
     """
 
     descriptor = pb.DESCRIPTOR.services_by_name["RecognitionService"]
@@ -46,30 +72,38 @@ class RecognitionService:
         self,
         *,
         province: str,
-        store: AttestationStore,
-        lookup: Lookup,
-        verifier: AttestationVerifier,
+        deciding: Deciding,
         trust: TrustKeeper,
-        subjects: SubjectKeys,
+        signer: Callable[[], Signer],
+        audit: Recorder,
+        statuses: KnownStatuses,
         clock: Callable[[], datetime],
-        revoked: Callable[[StatusReference], bool] = never,
+        foreign: ForeignKeys | None = None,
     ) -> None:
         self._province = province
-        self._store = store
-        self._lookup = lookup
-        self._revoked = revoked
-        self._verifier = verifier
+        self._deciding = deciding
         self._trust = trust
-        self._subjects = subjects
+        self._signer = signer
+        self._audit = audit
+        self._statuses = statuses
         self._clock = clock
-        self._nothing: dict[str, tuple[Found, Reply]] = {}
-        """By province what was last made of its "no record": the same for all of its strangers."""
+        self._foreign = foreign or ForeignKeys()
+        self._codes = HealthCodeVerifier()
+        self._rules = PublishedRules()
+
+    # --- decisions --------------------------------------------------------------------------
 
     async def recognize(self, request: pb.RecognizeRequest, call: Call) -> pb.RecognizeResponse:
-        """Decide for one holder."""
-        document = read_document(request.document, self._clock(), field="document")
-        (decision,) = await self._decide([document], call)
-        return pb.RecognizeResponse(decision=views.decision_to_proto(decision))
+        """Decide for one holder, by the own rules or, before a journey, by another's."""
+        now = self._clock()
+        document = read_document(request.document, now, field="document")
+        terms = await self._terms(request, now)
+        (decided,) = await self._deciding.decide(
+            [document], call, request.purpose, terms=terms, explain=True
+        )
+        answer = self._decision(decided, request.receipt)
+        self._record(call, "Recognize", decided, request.purpose)
+        return pb.RecognizeResponse(decision=answer)
 
     async def batch_recognize(
         self, request: pb.BatchRecognizeRequest, call: Call
@@ -83,22 +117,14 @@ class RecognitionService:
                 documents[index] = self._read(message, f"documents[{index}]", now)
             except TongxingError as error:
                 items[index].status.CopyFrom(status.to_status(error, request_id=call.request_id))
-        decisions = await self._decide(list(documents.values()), call)
-        for index, decision in zip(documents, decisions, strict=True):
-            items[index].decision.CopyFrom(views.decision_to_proto(decision))
+        all_decided = await self._deciding.decide(list(documents.values()), call, request.purpose)
+        for index, decided in zip(documents, all_decided, strict=True):
+            items[index].decision.CopyFrom(self._decision(decided, request.receipt))
+        self._audit.record_all(
+            _entry(call, "BatchRecognize", request.purpose),
+            [(decided.token, _words(decided.decision)) for decided in all_decided],
+        )
         return pb.BatchRecognizeResponse(items=items)
-
-    async def issue_health_code(
-        self, request: pb.IssueHealthCodeRequest, call: Call
-    ) -> pb.IssueHealthCodeResponse:
-        """Not there yet."""
-        raise InternalError("not there yet")
-
-    async def verify_health_code(
-        self, request: pb.VerifyHealthCodeRequest, call: Call
-    ) -> pb.VerifyHealthCodeResponse:
-        """Not there yet."""
-        raise InternalError("not there yet")
 
     @staticmethod
     def _read(message: types_pb2.IdentityDocument, field: str, now: datetime) -> Document:
@@ -108,70 +134,164 @@ class RecognitionService:
             raise error.at(field) from None
         return read_document(message, now, field=field)
 
-    async def _decide(self, documents: Sequence[Document], call: Call) -> list[Decision]:
-        if not documents:
-            return []
-        asked_at = self._clock()
-        keys, complete = self._subjects.in_force(asked_at), self._subjects.complete(asked_at)
-        tokens = [[document.token(key) for key in keys] for document in documents]
-        flat = [token for group in tokens for token in group]
-        own, others = await asyncio.gather(
-            self._own(flat), self._lookup.lookup(flat, call, self._trust.current())
-        )
-        # Taken after the waiting: a key revoked meanwhile is revoked.
-        trust, now = self._trust.current(), self._clock()
-        sent = sorted({self._province: own, **others}.items())
-        decisions = []
-        for index, group in enumerate(tokens):
-            if index % _BREATH == _BREATH - 1:
-                await asyncio.sleep(0)
-            at = index * len(keys)
-            decisions.append(
-                recognize(
-                    [self._reply(code, found[at : at + len(group)]) for code, found in sent],
-                    tokens=group,
-                    province=self._province,
-                    rules=self._trust.rules,
-                    trust=trust,
-                    verifier=self._verifier,
-                    now=now,
-                    complete=complete,
-                    revoked=self._revoked,
-                )
+    async def _terms(self, request: pb.RecognizeRequest, now: datetime) -> Terms | None:
+        """By whose rules, and as of when; None for the usual: the own ones, as of now."""
+        elsewhere = request.destination not in ("", self._province)
+        ahead = request.HasField("arrival_time")
+        if not (elsewhere or ahead):
+            return None
+        field = "destination" if elsewhere else "arrival_time"
+        if request.purpose not in _AHEAD_PURPOSES:
+            raise InvalidFieldError(
+                "goes with the purposes TRAVEL_PLANNING and HOLDER_ACCESS alone",
+                field=field,
+                remedy="a gate decides by its own province's rules, as of now",
             )
-        return decisions
+        if request.receipt:
+            raise InvalidFieldError(
+                "there are receipts for decisions by the node's own rules alone, as of now",
+                field="receipt",
+                remedy=f"leave it out, or {field}",
+            )
+        at = self._arrival(request, now) if ahead else None
+        if not elsewhere:
+            return Terms(self._province, self._trust.rules, at)
+        rules = await self._rules_of(request.destination, self._trust.current())
+        return Terms(request.destination, rules, at)
 
-    async def _own(self, tokens: Sequence[bytes]) -> list[Found]:
-        if len(tokens) == 1:
-            return [_held(await self._store.lookup(tokens[0]))]
-        return [_held(held) for held in await self._store.lookup_many(tokens)]
+    @staticmethod
+    def _arrival(request: pb.RecognizeRequest, now: datetime) -> datetime:
+        at = views.time_from_proto(request.arrival_time, field="arrival_time")
+        if at < now - CLOCK_SKEW:
+            raise ExpiredError("lies in the past", field="arrival_time", remedy="leave it out")
+        if at > now + LONGEST_AHEAD:
+            raise InvalidFieldError(
+                f"more than {LONGEST_AHEAD.days} days ahead",
+                field="arrival_time",
+                remedy="ask again nearer to the journey: much may change until then",
+            )
+        return max(at, now)
 
-    def _reply(self, province: str, found: Sequence[Found]) -> Reply:
-        """What a province sent of one holder, whom it may know by several tokens."""
-        first = found[0]
-        says = first.signed or first.revoked or first.as_of is None
-        if says or any(each is not first for each in found):
-            return _joined(province, found)
-        known = self._nothing.get(province)
-        if known is None or known[0] is not first:
-            known = self._nothing[province] = first, _joined(province, found)
-        return known[1]
+    async def _rules_of(self, destination: str, trust: TrustList) -> RuleBook:
+        try:
+            return await self._rules.of(destination, trust)
+        except UnknownProvinceError as error:
+            error.field = "destination"
+            raise
+
+    def _decision(self, decided: Decided, wants_receipt: bool) -> pb.Decision:
+        answer = views.decision_to_proto(decided.decision)
+        if wants_receipt:
+            made = partial(receipts.of_decision, decided.decision)
+            answer.receipt = self._receipt(made, decided.decision.decided_at)
+        return answer
+
+    # --- health codes -----------------------------------------------------------------------
+
+    async def issue_health_code(
+        self, request: pb.IssueHealthCodeRequest, call: Call
+    ) -> pb.IssueHealthCodeResponse:
+        """Give a holder a health code by the own rules, with what the destination asks for."""
+        document = read_document(request.document, self._clock(), field="document")
+        there: RuleBook | None = None
+        if request.destination not in ("", self._province):
+            there = await self._rules_of(request.destination, self._trust.current())
+        (decided,) = await self._deciding.decide([document], call, request.purpose, explain=True)
+        decision = decided.decision
+        now = self._clock()
+        try:
+            code = healthcode.draft(
+                decision,
+                id=new_id(now),
+                now=now,
+                nonce=request.nonce,
+                also=healthcode.wanted(decision, there, now) if there else (),
+            )
+        except TongxingError as error:
+            self._record(call, "IssueHealthCode", decided, request.purpose, error.reason)
+            raise
+        signed = healthcode.sign(code, self._signer())
+        answer = pb.IssueHealthCodeResponse(
+            health_code=code_views.healthcode_to_proto(signed, code),
+            decision=views.decision_to_proto(decision),
+        )
+        self._record(call, "IssueHealthCode", decided, request.purpose)
+        return answer
+
+    async def verify_health_code(
+        self, request: pb.VerifyHealthCodeRequest, call: Call
+    ) -> pb.VerifyHealthCodeResponse:
+        """Judge what is shown by the own rules."""
+        field = request.WhichOneof("code")
+        shown: str | bytes = getattr(request, field)
+        trust, now, known = await self._known(shown)
+        try:
+            judgement = judge(
+                shown,
+                province=self._province,
+                rules=self._trust.rules,
+                trust=trust,
+                verifier=self._codes,
+                now=now,
+                status=known,
+                foreign=self._foreign,
+                nonce=request.nonce,
+            )
+        except MalformedObjectError as error:
+            error.field = field
+            raise
+        answer = code_views.judgement_to_proto(judgement, shown)
+        if request.receipt:
+            made = partial(receipts.of_judgement, judgement, answer.health_code.signed)
+            answer.receipt = self._receipt(made, judgement.judged_at)
+        entry = _entry(call, "VerifyHealthCode", request.purpose)
+        identifier = answer.health_code.health_code_id
+        self._audit.record(replace(entry, answer=_words(judgement), target=identifier))
+        return answer
+
+    async def _known(
+        self, shown: str | bytes
+    ) -> tuple[TrustList, datetime, Callable[[StatusReference], Status]]:
+        """What a code is to be judged by: what is revoked of its evidence, under one trust list."""
+        while True:
+            trust, now = self._trust.current(), self._clock()
+            known = await self._statuses.of(self._places(shown, trust, now))
+            # A list that came meanwhile may verify what had no status to be looked up before.
+            if self._trust.current() is trust:
+                return trust, now, known
+
+    def _places(self, shown: str | bytes, trust: TrustList, now: datetime) -> list[StatusReference]:
+        """Where the status of a code's evidence stands; nothing of what does not verify."""
+        with contextlib.suppress(TongxingError):
+            # As `judge` unpacks it: what it reads and this does not would pass though revoked.
+            signed = hcert.unpack(shown) if isinstance(shown, str) else shown
+            code = self._codes.verify(signed, trust, now)
+            return [piece.status for piece in code.evidence if piece.status is not None]
+        return []
+
+    # --- receipts and the access log ----------------------------------------------------------
+
+    def _receipt(self, made: Callable[..., Receipt], now: datetime) -> bytes:
+        receipt = made(
+            id=new_id(now),
+            province=self._province,
+            now=now,
+            salt=secrets.token_bytes(receipts.SALT_BYTES),
+        )
+        return receipts.sign(receipt, self._signer())
+
+    def _record(
+        self, call: Call, method: str, decided: Decided, purpose: int, refused: str = ""
+    ) -> None:
+        words = _words(decided.decision)
+        answer = f"{words} {refused}" if refused else words
+        entry = _entry(call, method, purpose)
+        self._audit.record(replace(entry, answer=answer, token=decided.token))
 
 
-def _held(held: Held) -> Found:
-    return Found(held.signed, held.revoked)
+def _entry(call: Call, method: str, purpose: int) -> Entry:
+    return Entry(call.caller.uri, method, call.request_id, "", purpose=purpose)
 
 
-def _joined(province: str, found: Sequence[Found]) -> Reply:
-    """One reply of several: whole only if all are, and as old as the oldest that says anything."""
-    telling = [each for each in found if each.signed or each.revoked] or found
-    signed = [each.signed for each in found if each.signed is not None]
-    return Reply(
-        province,
-        [one for each in signed for one in each] if len(signed) == len(found) else None,
-        revoked=[one for each in found for one in each.revoked],
-        as_of=min((each.as_of for each in telling if each.as_of is not None), default=None),
-        calls=max(each.calls for each in found),
-        circuit_open=any(each.circuit_open for each in found),
-        readable=all(each.readable for each in found),
-    )
+def _words(said: Decision | Judgement) -> str:
+    return f"{said.outcome} {said.colour} {said.verdict}"

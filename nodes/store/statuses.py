@@ -167,6 +167,14 @@ class StatusStore:
             return None
         return bytes(LIST_BYTES) if 0 < number - _origin(known) <= int(opened) else None
 
+    async def revoked(self, places: Sequence[tuple[int, int]]) -> list[bool]:
+        """Whether each of some places (list, index) of the own province's lists is revoked."""
+        asked = [
+            (b"GETBIT", _bits_key(self._province, number), b"%d" % (index ^ 7))
+            for number, index in places
+        ]
+        return [bool(bit) for bit in await self._reads.ask(asked)]
+
     async def load(self, province: str) -> dict[int, bytearray]:
         """Give the bits of every list of a province in which anything is revoked, 32 KiB each."""
         return {number: bits async for number, bits in self.each(province)}

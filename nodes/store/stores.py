@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nodes.store.answers import PeerAnswers
+from nodes.store.appeals import AppealStore
 from nodes.store.attestations import AttestationStore
 from nodes.store.changes import Changes
 from nodes.store.statuses import StatusStore
@@ -20,6 +21,7 @@ class Stores:
     statuses: StatusStore
     answers: PeerAnswers
     changes: Changes
+    appeals: AppealStore
 
     @classmethod
     async def open(cls, url: str, province: str) -> Stores:
@@ -41,6 +43,7 @@ class Stores:
             StatusStore(province, attestations.reads, attestations.writes),
             PeerAnswers(attestations.reads),
             changes,
+            AppealStore(province, attestations.reads, attestations.writes),
         )
 
     async def close(self) -> None:

@@ -44,6 +44,7 @@ class Bench:
             ),
             "batch": lambda case: served.batch(case, self._field(_THREE), rounds, seconds),
             "verify": lambda case: bare.verify(case, rounds, seconds),
+            "hc1": lambda case: bare.hc1_texts(case, rounds, seconds),
             "rules": lambda case: bare.rules(case, rounds, seconds),
             "trust": lambda case: trust.refreshes(case, rounds),
             "presence": lambda case: presence.presence(case, self._directory()),

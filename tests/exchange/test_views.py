@@ -165,6 +165,7 @@ def test_a_decision_is_viewed_whole(world: Any) -> None:
         ],
         province=GUANGDONG,
         trust_version=12,
+        rules_digest=decision.rules_digest,
         decide_time=views.time_to_proto(world.now),
     )
 

@@ -23,6 +23,7 @@ import uvloop
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from recording import Recorded
 
 from exchange.client.connection import UnreachableError
 from exchange.errors import StoreUnavailableError, TongxingError
@@ -181,7 +182,7 @@ class LocalRemote:
         if not (self._line.open and self._line.flows.is_set()):
             raise UnreachableError("cut")
         request = pb.FetchAttestationsRequest(subject_tokens=[token])
-        data = await self._service().fetch_attestations(request, None)
+        data = await self._service().fetch_attestations(request, CALL)
         (found,) = pb.FetchAttestationsResponse.FromString(data).subjects
         return found.SerializeToString()
 
@@ -232,7 +233,7 @@ class Node:
         build = functools.partial(presence.build, self.store, self.url)
         self.feed = Feed(self.changes, build, now, heartbeat=HEARTBEAT)
         own = functools.partial(self.statuses.each, self.province)
-        self.service = PeerService(self.store, self.feed, own)
+        self.service = PeerService(self.store, self.feed, own, Recorded())
         self.syncs = {
             peer: PeerSync(
                 peer, remote, self.answers, self.statuses, now, leisure=0.01, pause=0.005

@@ -11,10 +11,12 @@ from uuid import UUID
 import pytest
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
+from recording import Recorded
 
 from exchange import attestations
 from exchange.attestations import LIFE, Attestation, AttestationVerifier, Holder, Issuer
 from exchange.errors import (
+    AuditUnavailableError,
     ConflictError,
     KeyStepError,
     StoreUnavailableError,
@@ -95,6 +97,7 @@ class Lab:
     """A node's parts around KeyService; its clock can be put forward."""
 
     service: KeyService
+    recorded: Recorded
     steps: KeySteps
     keeper: TrustKeeper
     keyring: Keyring
@@ -237,8 +240,9 @@ def make_lab(tmp_path, store, profiles):
             "published": timedelta(0),
         }
         steps = KeySteps(**(parts | changes))
+        recorded = Recorded()
         return Lab(
-            KeyService(steps),
+            *(KeyService(steps, recorded), recorded),
             *(steps, keeper, keyring, registry, peers, store, signers, first, ahead),
         )
 
@@ -366,6 +370,35 @@ async def test_a_trial_of_an_emergency_names_no_key_that_does_not_exist(lab, tmp
     assert shown(step) == {kid: "REVOKED", "": "ACTIVE"}
     assert by_kind(step.ends) == {"NUCLEIC_ACID_TEST": 1}
     assert list((tmp_path / "data" / "keys").iterdir()) == []
+
+
+async def test_every_step_that_is_taken_is_recorded(lab):
+    kid = (await lab.prepare()).kid
+    lab.peers.held = {GUANGDONG: Versions()}
+    await lab.activate(kid, force=True)
+    await lab.revoke(kid, emergency=True)
+    assert [(each.caller, each.method, each.target) for each in lab.recorded] == [
+        ("spiffe://510000.tongxing/admin/chen", method, kid)
+        for method in ("PrepareKey", "ActivateKey", "RevokeKey")
+    ]
+    answers = [each.answer.partition(", ")[2] for each in lab.recorded]
+    assert answers == ["", "forced", "emergency"]
+
+
+async def test_what_is_only_tried_and_what_is_refused_is_not_recorded(lab):
+    await lab.prepare(validate_only=True)
+    await lab.revoke(lab.kid(ACTIVE), emergency=True, validate_only=True)
+    with pytest.raises(KeyStepError):
+        await lab.revoke(lab.kid(ACTIVE))
+    assert lab.recorded == []
+
+
+async def test_a_stolen_key_ends_though_the_step_cannot_be_recorded(lab):
+    lab.recorded.failing = True
+    stolen = lab.kid(ACTIVE)
+    with pytest.raises(AuditUnavailableError):
+        await lab.revoke(stolen, emergency=True)
+    assert lab.kid(ACTIVE) != stolen
 
 
 # An admin's mistakes

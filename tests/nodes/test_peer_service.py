@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 
 import pytest
 import uvloop
+from recording import Recorded
 from storing import ISSUER, new
 
-from exchange.errors import CursorExpiredError, OverloadedError
+from exchange.errors import AuditUnavailableError, CursorExpiredError, OverloadedError
 from exchange.presence import PresenceFilter, subject_of
 from exchange.provinces import PROVINCES
 from exchange.v1 import peer_service_pb2 as pb
+from exchange.v1 import types_pb2
 from nodes.call import Call
 from nodes.identity import Identity, Role
 from nodes.services.peer import PeerService
@@ -63,14 +65,19 @@ async def feed(valkey, store, changes):
 
 
 @pytest.fixture
-def service(store, feed):
+def recorded():
+    return Recorded()
+
+
+@pytest.fixture
+def service(store, feed, recorded):
     statuses = StatusStore(PROVINCE, store.reads, store.writes)
-    return PeerService(store, feed, functools.partial(statuses.each, PROVINCE))
+    return PeerService(store, feed, functools.partial(statuses.each, PROVINCE), recorded)
 
 
-async def fetched(service, *tokens):
-    request = pb.FetchAttestationsRequest(subject_tokens=tokens)
-    answer = await service.fetch_attestations(request, None)
+async def fetched(service, *tokens, **fields):
+    request = pb.FetchAttestationsRequest(subject_tokens=tokens, **fields)
+    answer = await service.fetch_attestations(request, CALL)
     return pb.FetchAttestationsResponse.FromString(answer).subjects
 
 
@@ -128,6 +135,35 @@ async def test_many_are_answered_in_their_order_also_those_with_nothing(service,
 
 
 # GetPresence
+
+
+async def test_what_is_sent_is_recorded_of_each_subject_and_nothing_of_the_others(
+    service, store, recorded
+):
+    first, second, ended = new(), new(), new()
+    twice = new(token=second.token)
+    for each in (first, second, ended, twice):
+        await store.publish(each)
+    await store.revoke(ended.id, ISSUER, int(time.time()))
+    tokens = (first.token, secrets.token_bytes(36), second.token, ended.token)
+    await fetched(service, *tokens, purpose=types_pb2.PURPOSE_ENTRY_CHECK)
+    assert [(each.token, each.answer) for each in recorded] == [
+        (first.token, "1 attestation"),
+        (second.token, "2 attestations"),
+        (ended.token, "0 attestations, 1 revoked"),
+    ]
+    assert {(each.caller, each.method, each.request_id, each.purpose) for each in recorded} == {
+        ("spiffe://310000.tongxing/node/node", "FetchAttestations", "request-1", 1)
+    }
+
+
+async def test_nothing_is_sent_that_cannot_be_recorded(service, store, recorded):
+    known = new()
+    await store.publish(known)
+    recorded.failing = True
+    with pytest.raises(AuditUnavailableError):
+        await fetched(service, known.token)
+    assert await fetched(service, secrets.token_bytes(36)) == [pb.SubjectAttestations()]
 
 
 async def test_an_empty_store_has_a_filter_with_nobody_in_it(service):
@@ -193,7 +229,7 @@ async def test_the_revoked_lists_are_not_all_read_before_the_first_is_sent(store
             read.append(number)
             yield number, b"\1"
 
-    service = PeerService(store, feed, lists)
+    service = PeerService(store, feed, lists, Recorded())
     async with contextlib.aclosing(service.get_presence(pb.GetPresenceRequest(), CALL)) as parts:
         async for part in parts:
             if part.HasField("revoked"):

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 from google.rpc import code_pb2, error_details_pb2
+from recording import Recorded
 
 from exchange import attestations, offline, publication, status, statuslist
 from exchange.attestations import AttestationVerifier
@@ -434,7 +435,12 @@ class SlowStore:
 async def test_more_walks_than_the_node_or_a_caller_may_have_are_refused():
     store = SlowStore()
     service = AttestationService(
-        store=store, publisher=None, verifier=None, trust=None, clock=lambda: datetime.now(UTC)
+        store=store,
+        publisher=None,
+        verifier=None,
+        trust=None,
+        clock=lambda: datetime.now(UTC),
+        audit=Recorded(),
     )
     request = pb.RevokeIssuerAttestationsRequest(
         credit_code=OTHER, reason=REASON, validate_only=True

@@ -32,6 +32,7 @@ CHECK = Purpose.PURPOSE_ENTRY_CHECK
 SICHUAN, GUANGDONG = "510000", "440000"
 DAY = timedelta(days=1)
 NODE = Identity(SICHUAN, Role.NODE, "node-1")
+APP = "tianfujiankangtong"
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +355,7 @@ async def test_an_authority_is_rotated_under_load(exchange, traveller, tmp_path)
         await asyncio.sleep(1.2)  # a client looks once a second
         await more_at_home()
         assert cli.run(["identity", "authority", "adopt", str(place)]) == 0
-        for role, name in (("node", ""), ("app", "app"), ("admin", "admin")):
+        for role, name in (("node", ""), ("app", APP), ("admin", "admin")):
             more_arguments = ["--name", name] if name else []
             arguments = ["identity", "issue", str(place), "--role", role, *more_arguments]
             assert cli.run(arguments) == 0
@@ -419,7 +420,7 @@ def test_status_shows_what_holds(trial, who):
     assert "tls_ca" in text
     code, (leaf, authority) = document(trial, who=who)
     assert (leaf["days_left"], leaf["fits_trust_list"], leaf["key_fits"]) == (89, True, True)
-    role = "app/app" if "app" in who else "node/node-1"
+    role = f"app/{APP}" if "app" in who else "node/node-1"
     assert leaf["subject"] == f"spiffe://510000.tongxing/{role}"
     assert leaf["issuer"] == authority["issuer"]
     assert authority["key_fits"] is None
@@ -488,7 +489,7 @@ def test_what_cannot_be_issued_is_refused(trial, arguments):
 def test_a_client_is_renewed_in_its_place(trial):
     before = (trial / "app.pem").read_bytes()
     settings = (trial / "app.toml").read_text()
-    arguments = ["--role", "app", "--name", "app", "--days", "7"]
+    arguments = ["--role", "app", "--name", APP, "--days", "7"]
     assert cli.run(["identity", "issue", str(trial), *arguments]) == 0
     assert (trial / "app.pem").read_bytes() != before
     assert (trial / "app.toml").read_text() == settings

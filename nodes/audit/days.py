@@ -1,0 +1,272 @@
+"""The files of the access log: one SQLite database a day (UTC), ``2022-01-10.db``."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from nodes.audit.chain import START, Access, Head, read
+
+__all__ = ["Days", "Line", "Page", "Place", "files", "reading"]
+
+_NAME = re.compile(r"\d{4}-\d\d-\d\d\.db")
+_CHUNK: Final = 256
+"""Rows in one statement. SQLite gives up the GIL for each statement, and a busy event loop takes
+up to 5 ms to give it back: row by row, some 200 could be written a second."""
+
+_HOLDER: Final = "json_extract(line, '$.holder')"
+_TIME: Final = "json_extract(line, '$.time')"
+# The indexes read the lines: so nothing lies beside a line that its hash does not cover.
+_SCHEMA: Final = f"""
+CREATE TABLE start (sequence INTEGER NOT NULL, hash BLOB NOT NULL);
+CREATE TABLE accesses (sequence INTEGER PRIMARY KEY, line TEXT NOT NULL, hash BLOB NOT NULL);
+CREATE INDEX holders ON accesses ({_HOLDER}, {_TIME}) WHERE {_HOLDER} != '';
+CREATE INDEX times ON accesses ({_TIME});
+"""
+
+
+class Line(NamedTuple):
+    """One line on its way to its file. A tuple: one is made for every access.
+
+    :param day: ``2022-01-10``.
+    """
+
+    day: str
+    sequence: int
+    text: str
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the list, newest first: what comes after it is older.
+
+    :param day: of the file.
+    :param time: as the line bears it.
+    """
+
+    day: str
+    time: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some accesses, the newest first, and where to go on; None where nothing is left."""
+
+    accesses: Sequence[Access]
+    after: Place | None
+
+
+def files(directory: Path) -> list[Path]:
+    """The days' files, the oldest first.
+
+    :raises OSError: the directory cannot be read.
+    """
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Read a day's file, whether a node writes it or not.
+
+    :raises sqlite3.Error: it cannot be read.
+    """
+    # Without a log beside it, nobody writes it, and nothing need be made beside it to read it.
+    how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    uri = f"{path.resolve().as_uri()}?{how}"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+        yield connection
+
+
+class Days:
+    """Writes them; the day that is written stays open. Used by one thread at a time.
+
+    :param directory: where they lie.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._open: tuple[str, sqlite3.Connection] | None = None
+        self._file: tuple[int, int] | None = None
+        """Device and inode of the file that is open."""
+
+    def head(self) -> Head:
+        """The last line that is written.
+
+        :raises sqlite3.Error: the last day's file cannot be read.
+        """
+        found = files(self._directory)
+        return _end(self._connect(found[-1].stem, START)) if found else START
+
+    def write(self, lines: Sequence[Line], before: Head) -> None:
+        """Write lines in their order; on disk when this returns.
+
+        A line whose day is before the last file's goes into that: the clock was put back.
+
+        :param before: what the first of them follows.
+        :raises sqlite3.Error: or OSError: none or only the first days' are written; a second call
+            with the same lines writes the rest.
+        """
+        try:
+            for day, group in itertools.groupby(lines, lambda line: line.day):
+                rows = list(group)
+                connection = self._connect(day, before)
+                before = Head(rows[-1].sequence, rows[-1].hash)
+                end = _end(connection).sequence
+                rows = [row for row in rows if row.sequence > end]
+                connection.execute("BEGIN IMMEDIATE")
+                for at in range(0, len(rows), _CHUNK):
+                    _insert(connection, rows[at : at + _CHUNK])
+                connection.execute("COMMIT")
+        except BaseException:
+            # Opened anew at the next try: the disk may have become another.
+            self.close()
+            raise
+
+    def remove(self, day: str) -> None:
+        """Remove a whole day.
+
+        :raises OSError: it cannot be removed.
+        """
+        path = self._path(day)
+        for beside in ("-wal", "-shm"):
+            path.with_name(path.name + beside).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    def end(self, day: str) -> Head:
+        """The last line of a day that is not being written.
+
+        :raises sqlite3.Error: its file cannot be read.
+        """
+        with reading(self._path(day)) as connection:
+            return _end(connection)
+
+    def close(self) -> None:
+        """Close the day that is open."""
+        if self._open is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._open[1].close()
+            self._open = None
+
+    def list(
+        self, holders: Sequence[str] | None, start: str, end: str, limit: int, after: Place | None
+    ) -> Page:
+        """Some of the accesses, the newest first. Safe in any thread.
+
+        :param holders: digests of one holder's tokens; None for everybody's.
+        :param start: from this time on, as lines bear it, or "".
+        :param end: before this time, or "".
+        :param limit: at most so many.
+        :param after: where to go on.
+        :raises sqlite3.Error: or OSError: a file cannot be read.
+        """
+        found: list[Access] = []
+        place = after
+        for path in reversed(files(self._directory)):
+            if (after is not None and path.stem > after.day) or path.stem < start[:10]:
+                # A line may lie in a later day's file than its own, never in an earlier one.
+                continue
+            within = after if after is not None and path.stem == after.day else None
+            with reading(path) as connection:
+                rows = _select(connection, holders, start, end, limit + 1 - len(found), within)
+            for access in rows:
+                if len(found) == limit:
+                    return Page(found, place)
+                found.append(access)
+                place = Place(path.stem, _stamped(access), access.sequence)
+        return Page(found, None)
+
+    def _connect(self, day: str, before: Head) -> sqlite3.Connection:
+        if (
+            self._open is not None
+            and self._open[0] >= day
+            # SQLite writes on, for nobody, into a file that was removed.
+            and _identity(self._path(self._open[0])) == self._file
+        ):
+            return self._open[1]
+        self.close()
+        day = max([day, *(path.stem for path in files(self._directory))])
+        path = self._path(day)
+        if not path.exists():
+            _make(path, before)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._open, self._file = (day, connection), _identity(path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    def _path(self, day: str) -> Path:
+        return self._directory / f"{day}.db"
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _make(path: Path, before: Head) -> None:
+    """Make a day's file: under its name it is whole."""
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(new)) as connection:
+        new.chmod(0o600)
+        connection.executescript(_SCHEMA)
+        with connection:
+            connection.execute("INSERT INTO start VALUES (?, ?)", (before.sequence, before.hash))
+    new.rename(path)
+
+
+def _end(connection: sqlite3.Connection) -> Head:
+    row = connection.execute(
+        "SELECT sequence, hash FROM accesses ORDER BY sequence DESC LIMIT 1"
+    ).fetchone()
+    return Head(*(row or connection.execute("SELECT sequence, hash FROM start").fetchone()))
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[Line]) -> None:
+    values = ",".join(["(?,?,?)"] * len(rows))
+    parameters = [value for row in rows for value in (row.sequence, row.text, row.hash)]
+    connection.execute(f"INSERT INTO accesses VALUES {values}", parameters)  # noqa: S608 - marks
+
+
+def _select(
+    connection: sqlite3.Connection,
+    holders: Sequence[str] | None,
+    start: str,
+    end: str,
+    limit: int,
+    after: Place | None,
+) -> list[Access]:
+    where: list[str] = ["1"]
+    parameters: list[str | int] = []
+    if holders is not None:
+        marks = ",".join("?" * len(holders))
+        where.append(f"{_HOLDER} != '' AND {_HOLDER} IN ({marks})")
+        parameters += holders
+    for bound, sign in ((start, ">="), (end, "<")):
+        if bound:
+            where.append(f"{_TIME} {sign} ?")
+            parameters.append(bound)
+    if after is not None:
+        where.append(f"({_TIME}, sequence) < (?, ?)")
+        parameters += (after.time, after.sequence)
+    rows = connection.execute(
+        f"SELECT line FROM accesses WHERE {' AND '.join(where)} "  # noqa: S608 - marks and names
+        f"ORDER BY {_TIME} DESC, sequence DESC LIMIT ?",
+        (*parameters, limit),
+    )
+    return [read(text) for (text,) in rows]
+
+
+def _stamped(access: Access) -> str:
+    return access.time.isoformat(timespec="microseconds")[:26] + "Z"

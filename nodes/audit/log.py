@@ -1,0 +1,309 @@
+"""The access log (访问日志): who looked at whose data, when and why, so that it can be shown later.
+
+An access is recorded before it is answered, and nothing waits for the disk: what is recorded lies
+in the spool (`nodes.audit.spool`) at once, and in its day's file within 0.2 s or so, on disk. So
+what was answered is in the log after a kill of the process; only a failure of the machine takes
+with it what was not yet in a day's file, and the log never says less than the truth for longer.
+
+It holds no token, number or name: of a holder, a digest under the log's own key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sqlite3
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+
+from exchange.errors import AuditUnavailableError, InvalidFieldError
+from nodes.audit import chain
+from nodes.audit.chain import Digester, Head
+from nodes.audit.days import Days, Line, Page, Place, files
+from nodes.audit.entries import Entry
+from nodes.audit.spool import HALF, Spool
+
+__all__ = ["REMOVED", "AuditLog"]
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+GATHER_SECONDS: Final = 0.1
+"""How long accesses gather that are written together."""
+HEAD_SECONDS: Final = 60.0
+"""How often the chain's head is logged, where it moved."""
+REMOVE_SECONDS: Final = 3600.0
+"""How often a day is removed that need not be kept: one at a time, so that a clock that leaps for
+a moment takes one day with it, and not all."""
+REMOVED: Final = "RemoveDay"
+"""The method of the entry that says of a day's removal where the chain begins from then on."""
+
+_KEY_BYTES: Final = 32
+
+
+class AuditLog:
+    """A `nodes.audit.entries.Recorder`. All of it is called in the event loop's thread.
+
+    :param directory: where it lies; see `open`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        clock: Callable[[], datetime],
+        keep_days: int,
+        *,
+        digest: Digester,
+        days: Days,
+        spool: Spool,
+        head: Head,
+    ) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._keep = timedelta(days=keep_days)
+        self._digest = digest
+        self._days = days
+        self._spool = spool
+        self._sequence, self._hash = head.sequence, head.hash
+        """Of what was recorded last."""
+        self._written = self._said = head
+        self._waiting: list[Line] = []
+        """Recorded, and in the half of the spool that is being filled."""
+        self._writing: list[Line] = []
+        """Taken from there to be written, and in the other half."""
+        self._failed = self._closed = False
+        self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
+        # One thread writes; SQLite, and this, want the lines in their order.
+        self._writer = ThreadPoolExecutor(1, "audit")
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        clock: Callable[[], datetime],
+        keep_days: int,
+        *,
+        spool_bytes: int = HALF,
+    ) -> AuditLog:
+        """Open a node's log, or begin it; take over what a process before recorded last.
+
+        :param directory: ``data/audit``: a file a day, the key, the spool.
+        :param clock: gives aware datetimes in UTC.
+        :param keep_days: days after which a whole day is removed.
+        :param spool_bytes: half of what may wait to be written.
+        :raises AuditUnavailableError: it cannot be read or written.
+        :raises InvalidFieldError: others may read its key, or it is none.
+        """
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            digest = Digester(_key(directory / "key"))
+            spool, days = Spool(directory / "spool", spool_bytes), Days(directory)
+            head = days.head()
+            left = _left(spool, head)
+            if left:
+                days.write(left, head)
+                head = Head(left[-1].sequence, left[-1].hash)
+                log.warning("audit.taken_over", accesses=len(left))
+        except (sqlite3.Error, OSError) as error:
+            raise AuditUnavailableError(
+                f"the access log in {directory} cannot be opened: {_why(error)}",
+                field="data",
+                remedy="see whether the disk is full or failing",
+            ) from error
+        log.info("audit.head", sequence=head.sequence, hash=head.hash.hex())
+        return cls(directory, clock, keep_days, digest=digest, days=days, spool=spool, head=head)
+
+    @property
+    def waiting(self) -> int:
+        """Accesses that are recorded and not yet in a day's file."""
+        return len(self._waiting) + len(self._writing)
+
+    def record(self, entry: Entry, /) -> None:
+        """Record an access; called before its answer is given. It never waits.
+
+        :raises AuditUnavailableError: it cannot be written, or too many wait: answer nothing.
+        """
+        time = chain.stamp(self._clock())
+        self._record(time[:10], chain.Form(time, entry), entry.answer, entry.token)
+
+    def record_all(self, entry: Entry, holders: Iterable[tuple[bytes, str]], /) -> None:
+        """Record one call about several holders (`nodes.audit.entries.Recorder.record_all`).
+
+        :raises AuditUnavailableError: as `record`.
+        """
+        time = chain.stamp(self._clock())
+        day, form = time[:10], chain.Form(time, entry)
+        for token, answer in holders:
+            self._record(day, form, answer, token)
+
+    def _record(self, day: str, form: chain.Form, answer: str, token: bytes | None) -> None:
+        if self._failed or self._closed:
+            raise AuditUnavailableError("the access log cannot be written")
+        sequence = self._sequence + 1
+        text = form.line(sequence, answer, "" if token is None else self._digest(token))
+        encoded = text.encode()
+        digest = chain.follow(self._hash, encoded)
+        if not self._spool.put(digest, encoded):
+            raise AuditUnavailableError("too many accesses wait to be written")
+        if not self._waiting:
+            self._wake.set()
+        self._waiting.append(Line(day, sequence, text, digest))
+        self._sequence, self._hash = sequence, digest
+
+    async def run(self) -> None:
+        """Write what is recorded, say the head, remove old days: for as long as the node runs."""
+        loop = asyncio.get_running_loop()
+        say, remove = loop.time() + HEAD_SECONDS, loop.time()
+        while True:
+            if loop.time() >= remove:
+                remove = loop.time() + REMOVE_SECONDS
+                await asyncio.shield(self._remove_day())
+            if loop.time() >= say:
+                say = loop.time() + HEAD_SECONDS
+                self._say_head()
+            try:
+                async with asyncio.timeout_at(min(say, remove)):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.shield(self._write())
+
+    async def flush(self) -> None:
+        """Wait until what was recorded before lies in the days' files.
+
+        :raises AuditUnavailableError: it cannot be written.
+        """
+        wanted = self._sequence
+        while self._written.sequence < wanted:
+            await asyncio.shield(self._write())
+            if self._failed:
+                raise AuditUnavailableError("the access log cannot be written")
+
+    async def list(
+        self,
+        tokens: Sequence[bytes] | None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        limit: int = 100,
+        after: Place | None = None,
+    ) -> Page:
+        """Some of the accesses, the newest first.
+
+        :param tokens: one holder's, of each epoch; None for everybody's accesses.
+        :param start: from this time on.
+        :param end: before this time.
+        :param limit: at most so many.
+        :param after: where to go on: what the page before said.
+        :raises AuditUnavailableError: the log cannot be read.
+        """
+        await self.flush()
+        holders = None if tokens is None else [self._digest(token) for token in tokens]
+        begins, ends = (chain.stamp(time) if time else "" for time in (start, end))
+        try:
+            return await asyncio.to_thread(self._days.list, holders, begins, ends, limit, after)
+        except (sqlite3.Error, OSError, ValueError) as error:
+            log.error("audit.unreadable", why=_why(error))  # noqa: TRY400 - no traceback
+            raise AuditUnavailableError("the access log cannot be read") from error
+
+    async def close(self) -> None:
+        """Record no more; write what is recorded; say the head."""
+        self._closed = True
+        await self._write()
+        self._say_head()
+        await self._in_writer(self._days.close)
+        self._writer.shutdown()
+        self._spool.close()
+
+    async def _write(self) -> None:
+        """Write all that is recorded; where that fails, nothing is recorded until it succeeds."""
+        async with self._turn:
+            self._wake.clear()
+            while self._writing or self._waiting:
+                if not self._writing:
+                    self._writing, self._waiting = self._waiting, []
+                    self._spool.turn()
+                lines = self._writing
+                try:
+                    await self._in_writer(lambda: self._days.write(lines, self._written))  # noqa: B023
+                except (sqlite3.Error, OSError) as error:
+                    if not self._failed:
+                        log.error("audit.unwritable", why=_why(error))  # noqa: TRY400
+                    self._failed = True
+                    self._wake.set()  # try again
+                    return
+                self._written = Head(lines[-1].sequence, lines[-1].hash)
+                self._writing = []
+                if self._failed:
+                    log.warning("audit.writable_again")
+                self._failed = False
+
+    async def _remove_day(self) -> None:
+        """Remove the oldest day if it is older than what is kept; never the one that is written."""
+        oldest_kept = (self._clock().astimezone(UTC) - self._keep).date().isoformat()
+        try:
+            days = [path.stem for path in files(self._directory)]
+            if len(days) < 2 or days[0] >= oldest_kept:
+                return
+            end = await self._in_writer(lambda: self._days.end(days[0]))
+            # In the chain before it is done: `verify` knows by it that nothing else is missing.
+            self.record(Entry("", REMOVED, "", f"up to {end}", target=days[0]))
+            await self.flush()
+            await self._in_writer(lambda: self._days.remove(days[0]))
+        except (sqlite3.Error, OSError, AuditUnavailableError) as error:
+            log.error("audit.day_not_removed", why=_why(error))  # noqa: TRY400
+            return
+        log.info("audit.day_removed", day=days[0])
+
+    def _say_head(self) -> None:
+        if self._written != self._said:
+            self._said = self._written
+            log.info("audit.head", sequence=self._written.sequence, hash=self._written.hash.hex())
+
+    async def _in_writer(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+
+
+def _left(spool: Spool, head: Head) -> list[Line]:
+    """What lies in the spool and in no day's file."""
+    lines = []
+    for digest, encoded in spool.left(head.hash):
+        text = encoded.decode()
+        access = chain.read(text)
+        lines.append(Line(chain.stamp(access.time)[:10], access.sequence, text, digest))
+    return lines
+
+
+def _key(path: Path) -> bytes:
+    """The key of the digests; made at the first start."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        pass
+    else:
+        with os.fdopen(file, "wb") as new:
+            new.write(secrets.token_bytes(_KEY_BYTES))
+            new.flush()
+            os.fsync(file)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise InvalidFieldError(f"others may read {path}", field="data", remedy="chmod 600")
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise InvalidFieldError(
+            f"{path} has not {_KEY_BYTES} bytes",
+            field="data",
+            remedy="restore it: under another key, nobody's earlier accesses are found",
+        )
+    return key
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,94 @@
+"""What is recorded and not yet in a day's file: in memory that the file system keeps.
+
+A process that is killed leaves here what it had recorded, and the next one takes it over; only a
+machine that fails takes it with it. A frame is the line's hash (32 bytes), its length (4, big
+endian) and the line. Nothing is ever erased: what no longer follows the chain's end is old.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from nodes.audit.chain import follow
+
+__all__ = ["HALF", "Spool"]
+
+HALF: Final = 8 << 20
+"""Bytes of one half, some 20,000 accesses: one fills while the other is being written."""
+
+_PREFIX: Final = 36
+
+
+class Spool:
+    """Two halves, filled in turn.
+
+    :param path: the file; made, whole, if it is not there: a full disk is found out at once, and
+        not by a signal in the middle of a call.
+    :raises OSError: it cannot be made or opened.
+    """
+
+    def __init__(self, path: Path, half: int = HALF) -> None:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            missing = 2 * half - os.fstat(file).st_size
+            if missing > 0:
+                os.lseek(file, 0, os.SEEK_END)
+                while missing > 0:
+                    missing -= os.write(file, bytes(min(missing, 1 << 20)))
+                os.fsync(file)
+            self._memory = mmap.mmap(file, 2 * half)
+        finally:
+            os.close(file)
+        self._half = half
+        self._at, self._end = 0, half
+
+    def put(self, digest: bytes, text: bytes) -> bool:
+        """Add a line; False where this half has no room for it."""
+        frame = digest + len(text).to_bytes(4, "big") + text
+        end = self._at + len(frame)
+        if end > self._end:
+            return False
+        self._memory[self._at : end] = frame
+        self._at = end
+        return True
+
+    def turn(self) -> None:
+        """Fill the other half from here on; what it held must lie in a day's file."""
+        start = self._half if self._end == self._half else 0
+        self._at, self._end = start, start + self._half
+
+    def left(self, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Go through the hashes and lines that continue the chain.
+
+        :param after: the hash at the end of what the days' files hold.
+        """
+        found = True
+        while found:
+            found = False
+            for start in (0, self._half):
+                taken = False
+                for digest, text in self._frames(start):
+                    if follow(after, text) == digest:
+                        yield digest, text
+                        after, taken = digest, True
+                    elif taken:
+                        break
+                found |= taken
+
+    def _frames(self, at: int) -> Iterator[tuple[bytes, bytes]]:
+        end = at + self._half
+        while at + _PREFIX <= end:
+            text = at + _PREFIX
+            length = int.from_bytes(self._memory[text - 4 : text], "big")
+            if not 0 < length <= end - text:
+                return
+            yield self._memory[at : at + 32], self._memory[text : text + length]
+            at = text + length
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._memory.close()

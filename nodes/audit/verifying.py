@@ -1,0 +1,193 @@
+"""Whether the access log is as it was written: each line, each day, and the heads kept elsewhere.
+
+It finds what was changed, taken out, put in or moved. Somebody who may write the files can still
+write the log anew from some line on, hashes and all, or cut off its end: only a head that was kept
+elsewhere (`nodes.audit.chain.Head`) shows that.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from exchange.errors import InvalidFieldError
+from nodes.audit.chain import START, Access, Head, follow, read
+from nodes.audit.days import files, reading
+from nodes.audit.log import REMOVED
+
+__all__ = ["Fault", "Verified", "verify"]
+
+MOST_FAULTS: Final = 1000
+"""With more, the log is not looked through to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong at one place.
+
+    :param day: of the file, ``2022-01-10``; "" where a whole file, or the end, is missing.
+    :param sequence: of the line; 0 where it is of none.
+    """
+
+    day: str
+    sequence: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was found.
+
+    :param begins: what the oldest line that is there follows.
+    :param head: the last line that is there.
+    :param heads: how many of the heads that were given were found in the chain.
+    """
+
+    begins: Head
+    head: Head
+    lines: int
+    days: int
+    heads: int
+    faults: Sequence[Fault]
+
+
+def verify(directory: Path, heads: Sequence[Head] = ()) -> Verified:
+    """Look through a log, while a node writes it or not.
+
+    What is recorded and not yet in a day's file is not looked at.
+
+    :param heads: kept elsewhere: from the node's log, its lines ``audit.head``.
+    :raises InvalidFieldError: there is no access log.
+    """
+    try:
+        found = files(directory)
+    except OSError as error:
+        raise InvalidFieldError(f"{directory}: {error.strerror}", field="DIRECTORY") from None
+    if not found:
+        raise InvalidFieldError(
+            f"{directory} holds no access log",
+            field="DIRECTORY",
+            remedy="name the folder that holds 2022-01-10.db and the like: data/audit",
+        )
+    reader = _Reader({head.sequence: head for head in heads})
+    for path in found:
+        reader.day(path)
+        if len(reader.faults) >= MOST_FAULTS:
+            break
+    else:
+        reader.end()
+    return Verified(
+        reader.begins or START,
+        reader.head,
+        reader.lines,
+        len(found),
+        reader.met,
+        reader.faults[:MOST_FAULTS],
+    )
+
+
+@dataclass(slots=True)
+class _Reader:
+    wanted: dict[int, Head]
+    faults: list[Fault] = field(default_factory=list)
+    begins: Head | None = None
+    head: Head = START
+    lines: int = 0
+    met: int = 0
+    _removed: list[str] = field(default_factory=list)
+    """What the entries about removed days say of where the chain begins."""
+    _whole: bool = True
+    """Whether the hash at `head` is what a next line would follow."""
+
+    def day(self, path: Path) -> None:
+        """Look through one file."""
+        day = path.stem
+        try:
+            with reading(path) as connection:
+                row = connection.execute("SELECT sequence, hash FROM start").fetchone()
+                self._start(day, Head(int(row[0]), bytes(row[1])))
+                for sequence, text, digest in connection.execute(
+                    "SELECT sequence, line, hash FROM accesses ORDER BY sequence"
+                ):
+                    self._line(day, sequence, str(text), bytes(digest))
+                    if len(self.faults) >= MOST_FAULTS:
+                        return
+                self._indexes(day, connection)
+        except (sqlite3.Error, TypeError, ValueError) as error:
+            self._whole = False
+            self._fault(day, 0, f"the file cannot be read: {error}")
+
+    def _start(self, day: str, start: Head) -> None:
+        if self.begins is None:
+            self.begins = start
+        elif start != self.head and self._whole:
+            if start.sequence > self.head.sequence:
+                gone = _lines(self.head.sequence + 1, start.sequence)
+                self._fault(day, 0, f"{gone} before it: taken out")
+            else:
+                self._fault(day, 0, f"it does not begin where the day before ends, {self.head}")
+        self.head, self._whole = start, True
+
+    def _line(self, day: str, sequence: int, text: str, digest: bytes) -> None:
+        self.lines += 1
+        expected = self.head.sequence + 1
+        encoded = text.encode()
+        follows = follow(self.head.hash, encoded) == digest
+        if sequence > expected:
+            gone = _lines(expected, sequence - 1)
+            self._fault(day, sequence, f"{gone} before it: taken out")
+            follows = True  # there is nothing to hold it against
+        elif sequence < expected:
+            self._fault(day, sequence, f"put in: the line before it is {expected - 1}")
+        access = self._read(day, sequence, text)
+        if access is not None and access.sequence != sequence:
+            self._fault(day, sequence, f"moved: it says that it is line {access.sequence}")
+        elif not follows and access is not None:
+            self._fault(day, sequence, "changed: its hash is not of it and the line before")
+        self.head = Head(sequence, digest)
+        if access is not None and access.method == REMOVED and not access.caller:
+            self._removed.append(access.answer)
+        wanted = self.wanted.pop(sequence, None)
+        if wanted is not None:
+            self.met += 1
+            if wanted.hash != digest:
+                self._fault(day, sequence, "written anew: its hash is not the head's that is known")
+
+    def _read(self, day: str, sequence: int, text: str) -> Access | None:
+        try:
+            return read(text)
+        except ValueError:
+            self._fault(day, sequence, "changed: it is no line of an access log")
+            return None
+
+    def _indexes(self, day: str, connection: sqlite3.Connection) -> None:
+        """By the indexes lines are found: one that lacks some hides them."""
+        for (said,) in connection.execute("PRAGMA integrity_check(1)"):
+            if said != "ok":
+                self._fault(day, 0, f"the file is damaged: {said}")
+
+    def end(self) -> None:
+        """Hold the two ends against what is known of them."""
+        begins = self.begins or START
+        if begins != START and not any(said == f"up to {begins}" for said in self._removed):
+            self._fault("", 0, f"{_lines(1, begins.sequence)}: missing, and no entry says why")
+        for sequence in sorted(self.wanted):
+            if sequence > self.head.sequence:
+                self._fault(
+                    "", sequence, f"cut off: it is a known head, and the last is {self.head}"
+                )
+            elif sequence <= begins.sequence:
+                if self.wanted[sequence] == begins:
+                    self.met += 1
+            else:
+                self._fault("", sequence, "missing: it is a known head")
+
+    def _fault(self, day: str, sequence: int, text: str) -> None:
+        self.faults.append(Fault(day, sequence, text))
+
+
+def _lines(first: int, last: int) -> str:
+    return f"line {first}" if first == last else f"lines {first} to {last}"

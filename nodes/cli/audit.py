@@ -1,0 +1,214 @@
+"""``tongxing audit``: who looked at whose data, and whether the log is whole (访问日志)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from exchange.errors import InvalidFieldError
+from nodes.cli import client, output, prompts
+from nodes.cli.client import ClientOption
+from nodes.cli.output import Form, FormOption
+
+if TYPE_CHECKING:
+    from exchange.client.auditing import Access
+    from nodes.audit.verifying import Verified
+
+__all__ = ["audit"]
+
+audit = typer.Typer(no_args_is_help=True, help="The access log (访问日志).")
+
+_PAGE = 1000
+
+
+@audit.command(short_help="Whether the log is as it was written (核验访问日志).")
+def verify(
+    directory: Annotated[
+        Path, typer.Argument(help="The log's folder: data/audit of a node. 日志文件夹。")
+    ],
+    head: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SEQUENCE:HASH",
+            help="A head that was kept elsewhere, from the node's lines audit.head; several may "
+            "be given. 另行保存的链头。",
+        ),
+    ] = None,
+    form: FormOption = Form.PRETTY,
+) -> None:
+    """Say which lines were changed, taken out, put in or moved (核验访问日志).
+
+    It needs no node, and disturbs none. Only a head that was kept elsewhere shows that the log was
+    written anew, or that its end is cut off. The exit code is 0 if all is well, 3 if not.
+    """
+    from nodes.audit.chain import Head
+    from nodes.audit.verifying import verify as look_through
+
+    heads = []
+    for text in head or ():
+        try:
+            heads.append(Head.parse(text))
+        except InvalidFieldError as error:
+            error.field = "--head"
+            raise
+    found = look_through(directory, heads)
+    if form is Form.JSON:
+        output.print_json(_document(found))
+    else:
+        _print(found, len(heads))
+    raise typer.Exit(3 if found.faults else 0)
+
+
+@audit.command("list", short_help="Who looked at whose data (列出访问记录).")
+def list_(
+    document_type: Annotated[
+        str, typer.Option(help="RESIDENT_ID, PASSPORT, … 证件类型。")
+    ] = "RESIDENT_ID",
+    document_number: Annotated[
+        str | None,
+        typer.Option(
+            help="The holder's number; - reads it from standard input. An admin may leave it out, "
+            "and sees everybody's. 证件号码。"
+        ),
+    ] = None,
+    start: Annotated[
+        str, typer.Option("--from", metavar="TIME", help="From this time on. 起始时间。")
+    ] = "",
+    end: Annotated[
+        str, typer.Option("--before", metavar="TIME", help="Before this time. 截止时间。")
+    ] = "",
+    most: Annotated[
+        int, typer.Option("--most", min=1, max=1_000_000, help="At most so many. 最多条数。")
+    ] = 100,
+    client_file: ClientOption = None,
+    form: FormOption = Form.PRETTY,
+) -> None:
+    """List the accesses to a holder's data, the newest first; for its app and for admins.
+
+    列出访问记录；本次查询亦记录在案。
+    """
+    document = None
+    if document_number is not None:
+        document = prompts.document(document_type, document_number)
+    begins, ends = _time(start, "--from"), _time(end, "--before")
+
+    async def work(node: Any) -> list[Access]:
+        from exchange.client.auditing import Accesses
+
+        accesses, token = Accesses(node), ""
+        found: list[Access] = []
+        while len(found) < most:
+            page = await accesses.list(
+                document,
+                start=begins,
+                end=ends,
+                page_size=min(_PAGE, most - len(found)),
+                page_token=token,
+            )
+            found += page.accesses
+            token = page.next_page_token
+            if not token:
+                break
+        return found
+
+    found = client.call(client_file, work)
+    if form is Form.JSON:
+        output.print_json({"accesses": [output.to_json(each) for each in found]})
+        return
+    output.console().print(
+        output.table(
+            "访问记录 Accesses",
+            (
+                "时间 time",
+                "访问者 caller",
+                "方法 method",
+                "目的 purpose",
+                "结果 answer",
+                "对象 target",
+            ),
+            (_row(each) for each in found),
+        )
+    )
+
+
+def _row(access: Access) -> tuple[str, ...]:
+    from exchange.v1 import types_pb2
+
+    purpose = output.enum_name(types_pb2.Purpose, access.purpose)
+    return (
+        output.moment(access.access_time),
+        access.caller or "本节点 this node",
+        access.method,
+        _PURPOSES.get(purpose, purpose),
+        access.answer,
+        access.target,
+    )
+
+
+_PURPOSES = {
+    "UNSPECIFIED": "",
+    "ENTRY_CHECK": "查验 ENTRY_CHECK",
+    "TRAVEL_PLANNING": "出行前查询 TRAVEL_PLANNING",
+    "HOLDER_ACCESS": "本人查询 HOLDER_ACCESS",
+    "CODE_DISPLAY": "亮码 CODE_DISPLAY",
+    "APPEAL": "申诉 APPEAL",
+}
+
+
+def _time(text: str, field: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise InvalidFieldError(
+            "not a time with its offset", field=field, remedy="write 2022-01-10T12:00:00+08:00"
+        )
+    return time.astimezone(UTC)
+
+
+def _document(found: Verified) -> dict[str, Any]:
+    return {
+        "whole": not found.faults,
+        "days": found.days,
+        "lines": found.lines,
+        "begins_after": str(found.begins),
+        "head": str(found.head),
+        "heads_found": found.heads,
+        "faults": [
+            {"day": each.day, "sequence": each.sequence, "fault": each.text}
+            for each in found.faults
+        ],
+    }
+
+
+def _print(found: Verified, heads: int) -> None:
+    output.print_fields(
+        (
+            ("日期 days", f"{found.days:,}"),
+            ("记录 lines", f"{found.lines:,}"),
+            ("始于 begins after", str(found.begins.sequence)),
+            ("链头 head", str(found.head)),
+            ("核对的链头 heads found", f"{found.heads}/{heads}"),
+        )
+    )
+    if not found.faults:
+        print("完整 whole: no line was changed, taken out, put in or moved")
+        if not heads:
+            print("未核对链头 no head was given: a log written anew as a whole would pass too")
+        return
+    output.console().print(
+        output.table(
+            "异常 Faults",
+            ("日期 day", "序号 line", "异常 fault"),
+            (
+                (each.day, str(each.sequence) if each.sequence else "", each.text)
+                for each in found.faults
+            ),
+        )
+    )

@@ -1,0 +1,305 @@
+"""``tongxing code``: show a health code (亮码), and judge one that is shown (验码)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exchange.errors import InvalidFieldError, TongxingError
+from nodes.cli import client, files, inspecting, offline, output, prompts, recognize
+from nodes.cli.client import ClientOption
+from nodes.cli.output import Form, FormOption
+
+if TYPE_CHECKING:
+    from exchange.client import Client, IssuedCode, JudgedCode
+    from exchange.codes.hcert import ForeignKeys
+    from exchange.rules import RuleBook
+    from exchange.statuslist import Status, StatusReference
+    from exchange.trust.trustlist import TrustList
+    from exchange.v1.recognition_service_pb2 import HealthCode
+
+__all__ = ["code"]
+
+code = typer.Typer(no_args_is_help=True, help="Health codes (健康码).")
+
+NonceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="HEX", help="What the gate wants to see in the code, 8 to 32 bytes. 随机数。"
+    ),
+]
+
+
+# --- show -----------------------------------------------------------------------------------
+
+
+@code.command(short_help="Issue a health code and draw it (亮码).")
+def show(
+    document_type: Annotated[
+        str, typer.Option(help="RESIDENT_ID, PASSPORT …, or in Chinese. 证件类型。")
+    ] = "RESIDENT_ID",
+    document_number: Annotated[
+        str | None,
+        typer.Option(help="Asked for if left out; - for standard input. 证件号码。"),
+    ] = None,
+    destination: Annotated[
+        str,
+        typer.Option(help="Where it is to be shown: what satisfies it goes in. 目的地。"),
+    ] = "",
+    nonce: NonceOption = "",
+    png: Annotated[Path | None, typer.Option(help="Draw it into this file. PNG 文件。")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Draw it into this file. SVG 文件。")] = None,
+    client_file: ClientOption = None,
+    form: FormOption = Form.PRETTY,
+) -> None:
+    """Issue a health code and draw it (亮码).
+
+    It is good for some minutes: a picture of it that is passed on is soon worth nothing. The exit
+    code is 0 for green, 3 for yellow or red, 1 if there is no code.
+    """
+    from exchange.client import Purpose
+    from exchange.v1 import types_pb2
+
+    wanted = _nonce(nonce)
+    document = prompts.document(document_type, document_number)
+
+    def issue(node: Client) -> Awaitable[IssuedCode]:
+        purpose = Purpose.PURPOSE_CODE_DISPLAY
+        return node.issue_health_code(document, purpose, destination=destination, nonce=wanted)
+
+    try:
+        issued = client.call(client_file, issue)
+    except TongxingError as error:
+        error.field = files.column_of(error.field.removeprefix("document."))
+        raise
+    shown = issued.health_code
+    drawn = _draw(shown.text, png, svg)
+    if form is Form.JSON:
+        output.print_json(output.to_json(issued))
+    else:
+        _print_issued(issued, drawn)
+    raise typer.Exit(0 if shown.colour == types_pb2.COLOUR_GREEN else 3)
+
+
+def _nonce(text: str) -> bytes:
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        found = b"?"
+    if text and not 8 <= len(found) <= 32:
+        raise InvalidFieldError("not 8 to 32 bytes in hexadecimal", field="--nonce")
+    return found
+
+
+def _draw(text: str, png: Path | None, svg: Path | None) -> list[Path]:
+    from exchange.codes import qr
+
+    if png is not None:
+        png.write_bytes(qr.png(text))
+    if svg is not None:
+        svg.write_text(qr.svg(text), encoding="utf-8")
+    return [path for path in (png, svg) if path is not None]
+
+
+def _print_issued(issued: IssuedCode, drawn: list[Path]) -> None:
+    shown = issued.health_code
+    recognize.print_head(issued.decision, issued.decision.decide_time)
+    recognize.print_remedies(issued.decision.remedies)
+    _print_blocks(shown.text)
+    output.print_fields(_rows(shown))
+    print(shown.text)
+    for path in drawn:
+        print(f"已画 drawn: {path}")
+
+
+def _print_blocks(text: str) -> None:
+    from exchange.codes import qr
+
+    try:
+        drawn = qr.blocks(text, ansi=sys.stdout.isatty())
+    except InvalidFieldError as error:  # a signature too long to be drawn; the text will do
+        output.print_line(str(error))
+    else:
+        print(drawn, end="")
+
+
+def _rows(shown: HealthCode) -> list[tuple[str, str]]:
+    from exchange.facts import Kind
+
+    rows = [
+        ("编号 id", shown.health_code_id),
+        ("发码地 issued by", output.province_name(shown.province)),
+        ("持码人 holder", f"{shown.holder.name} {shown.holder.document_number}"),
+        ("签发 issued", output.moment(shown.issue_time)),
+        ("有效期至 expires", output.moment(shown.expire_time)),
+    ]
+    if shown.colour:
+        rows.insert(1, ("码色 colour", recognize.colour_words(shown.colour)))
+    if shown.HasField("reason"):
+        rows.append(("赋码原因 reason", f"{shown.reason.zh} {shown.reason.en}"))
+    for piece in shown.evidence:
+        which = piece.fact.WhichOneof("kind")
+        if which is not None:
+            at = output.moment(getattr(piece.fact, which).sample_time)
+            kind = Kind(which.upper()).text
+            rows.append((f"{kind.zh} {kind.en}", f"{at} {output.province_name(piece.province)}"))
+    return rows
+
+
+# --- verify ---------------------------------------------------------------------------------
+
+
+@code.command(short_help="Judge a code that is shown (验码).")
+def verify(
+    shown: Annotated[
+        str,
+        typer.Argument(
+            metavar="CODE",
+            help="The code's text, a file with it, or a picture of it; - for standard input. "
+            "健康码的文本、文件或图片。",
+            show_default=False,
+        ),
+    ],
+    nonce: NonceOption = "",
+    receipt: Annotated[
+        Path | None, typer.Option(help="Ask for a receipt, and keep it there. 回执文件。")
+    ] = None,
+    without: Annotated[
+        bool,
+        typer.Option("--offline", help="Without a node, by what is at hand. 离线核验。"),
+    ] = False,
+    rules: Annotated[
+        str,
+        typer.Option(help="Offline: by which province's rules; else the client's. 按哪地规则。"),
+    ] = "",
+    trust: Annotated[
+        Path | None,
+        typer.Option(help="Offline: the trust list's folder; else that of --client. 信任列表。"),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="The pinned root; else the folder's 1.root.json. 预置的根文件。"),
+    ] = None,
+    lists: Annotated[
+        Path | None,
+        typer.Option("--status-lists", help="Offline: status lists at hand. 状态列表文件夹。"),
+    ] = None,
+    certificates: Annotated[
+        Path | None,
+        typer.Option(help="Offline: foreign issuers' certificates. 境外签发者证书文件夹。"),
+    ] = None,
+    client_file: ClientOption = None,
+    form: FormOption = Form.PRETTY,
+) -> None:
+    """Judge a health code, or a foreign certificate, that is shown (验码).
+
+    A green at home is necessary, and the rules here must hold too. Whether it is the person who
+    shows it, is for you to see. The exit code is 0 for RECOGNIZED 认可, 3 for NOT_RECOGNIZED
+    不认可, 4 for INDETERMINATE 无法判定, 1 for an error or what is no code at all.
+    """
+    wanted = _nonce(nonce)
+    text = inspecting.read_shown(shown)
+    if without:
+        if receipt is not None:
+            raise InvalidFieldError("only a node signs a receipt", field="--receipt")
+        verified = offline.trust_list(trust, root, client_file)
+        book = _rules(rules, verified, client_file)
+        judged = _judge_offline(text, wanted, verified, book, lists, certificates)
+    else:
+        judged = _judge_online(text, wanted, receipt, client_file)
+    if form is Form.JSON:
+        output.print_json(output.to_json(judged))
+    else:
+        _print_judged(judged)
+    raise typer.Exit(recognize.exit_code(judged))
+
+
+def _judge_online(
+    text: str, nonce: bytes, receipt: Path | None, client_file: Path | None
+) -> JudgedCode:
+    from exchange.client import Purpose
+
+    def judge(node: Client) -> Awaitable[JudgedCode]:
+        purpose = Purpose.PURPOSE_ENTRY_CHECK
+        wants = receipt is not None
+        return node.verify_health_code(text, purpose, nonce=nonce, receipt=wants)
+
+    judged = client.call(client_file, judge)
+    if receipt is not None:
+        receipt.write_bytes(judged.receipt)
+    return judged
+
+
+def _rules(code: str, trust: TrustList, client_file: Path | None) -> tuple[str, RuleBook]:
+    from exchange.rules import RuleBook
+
+    province = code
+    if not province and client_file is not None:
+        province = client.load(client_file).province
+    if not province:
+        raise InvalidFieldError(
+            "is missing", field="--rules", remedy="give the province's six digits, or --client"
+        )
+    try:
+        return province, RuleBook(trust.profile(province).rules)
+    except TongxingError as error:
+        raise error.at("--rules") from None
+
+
+def _judge_offline(
+    text: str,
+    nonce: bytes,
+    trust: TrustList,
+    by: tuple[str, RuleBook],
+    lists: Path | None,
+    certificates: Path | None,
+) -> JudgedCode:
+    from exchange.codes import views
+    from exchange.codes.healthcode import HealthCodeVerifier
+    from exchange.codes.judging import judge
+
+    now = datetime.now(UTC)
+    at_hand = offline.lists_at_hand(lists, trust, now)
+
+    def status(place: StatusReference) -> Status:
+        return at_hand.status(place, trust, now)
+
+    province, rules = by
+    judgement = judge(
+        text,
+        province=province,
+        rules=rules,
+        trust=trust,
+        verifier=HealthCodeVerifier(),
+        now=now,
+        status=status,
+        foreign=_foreign(certificates),
+        nonce=nonce,
+    )
+    return views.judgement_to_proto(judgement, text)
+
+
+def _foreign(folder: Path | None) -> ForeignKeys:
+    from exchange.codes.hcert import ForeignKeys
+
+    if folder is None:
+        return ForeignKeys()
+    if not folder.is_dir():
+        raise InvalidFieldError(f"{folder}: not a folder", field="--certificates")
+    return ForeignKeys.load(path.read_bytes() for path in sorted(folder.iterdir()))
+
+
+def _print_judged(judged: JudgedCode) -> None:
+    recognize.print_head(judged, judged.verify_time)
+    recognize.print_remedies(judged.remedies)
+    if judged.health_code.health_code_id:
+        output.print_fields(_rows(judged.health_code))
+    recognize.print_rules(judged.rules)
+
+
+code.command("inspect", short_help="Look into a code, layer by layer (检视).")(inspecting.inspect)

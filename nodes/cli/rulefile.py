@@ -1,0 +1,127 @@
+"""Files of rules (规则文件): a province's TOML (`nodes.profiles`), or a profile in JSON.
+
+What ``tongxing trust profile export`` writes is such a profile.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exchange.errors import InvalidFieldError, TongxingError
+from exchange.provinces import PROVINCES
+
+if TYPE_CHECKING:
+    from exchange.rules import RuleBook
+
+__all__ = ["RuleFile", "compiled", "faults", "read"]
+
+_LARGEST = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFile:
+    """What a file holds, as it stands there.
+
+    :param path: where the rules stand: of a province without rules of its own, the national file.
+    :param rules: tables or objects, not checked yet.
+    :param apps: likewise.
+    """
+
+    path: Path
+    rules: list[Any]
+    apps: list[Any]
+
+
+def read(name: Path) -> RuleFile:
+    """Read a file.
+
+    :param name: a file; or a province's code, for the file of it that comes with the software.
+    :raises InvalidFieldError: it cannot be read, or holds no rules.
+    """
+    path = _shipped(name) if not name.exists() and str(name) in PROVINCES else name
+    document = _document(path)
+    apps = _list(document.get("apps", []), path, "apps")
+    if "rules" in document:
+        return RuleFile(path, _list(document["rules"], path, "rules"), apps)
+    from nodes.profiles import NATIONAL
+
+    national = path.with_name(NATIONAL)
+    if not apps or not national.is_file():
+        raise InvalidFieldError(
+            "holds no rules", field=str(path), remedy="write [[rules]], or a profile's JSON"
+        )
+    return RuleFile(national, _list(_document(national).get("rules"), national, "rules"), apps)
+
+
+def faults(file: RuleFile) -> list[TongxingError]:
+    """All that is wrong with its rules and apps; each error names the rule and its field."""
+    from exchange.rules import RuleBook
+    from exchange.trust.profile import App
+
+    found: list[TongxingError] = []
+    for rule in file.rules:
+        try:
+            RuleBook([rule])
+        except InvalidFieldError as error:
+            found.append(error)
+    if not found:
+        try:
+            RuleBook(file.rules)
+        except InvalidFieldError as error:
+            found.append(error)
+    for index, app in enumerate(file.apps):
+        try:
+            App.from_json(app, f"apps[{index}]")
+        except TongxingError as error:
+            found.append(error)
+    return found
+
+
+def compiled(file: RuleFile) -> RuleBook:
+    """Its rules, compiled.
+
+    :raises RuleError: one is wrong; names the file and the rule.
+    """
+    from exchange.rules import RuleBook
+
+    try:
+        return RuleBook(file.rules)
+    except InvalidFieldError as error:
+        raise error.at(file.path.name) from None
+
+
+def _shipped(code: Path) -> Path:
+    from nodes.profiles import FOLDER
+
+    return FOLDER / f"{code}.toml"
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise InvalidFieldError(error.strerror or "cannot be read", field=str(path)) from None
+    if len(data) > _LARGEST:
+        raise InvalidFieldError("larger than 1 MiB", field=str(path))
+    try:
+        text = data.decode()
+        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        why = f": {error}" if isinstance(error, tomllib.TOMLDecodeError) else ""
+        form = "JSON" if path.suffix == ".json" else "TOML"
+        raise InvalidFieldError(f"is not {form}{why}", field=str(path)) from None
+    if not isinstance(document, dict):
+        raise InvalidFieldError("holds no rules", field=str(path))
+    return document
+
+
+def _list(value: Any, path: Path, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidFieldError(f"{name} are no list", field=str(path), remedy=f"write [[{name}]]")
+    return value

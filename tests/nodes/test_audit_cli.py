@@ -1,0 +1,188 @@
+"""``tongxing audit``: the log is listed by its node, and verified without one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import shutil
+import sqlite3
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from exchange.client import Purpose
+from nodes.audit.entries import Entry
+from nodes.audit.log import AuditLog
+from nodes.cli import run
+
+SICHUAN = "510000"
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for name in ("TONGXING_CLIENT", "TONGXING_DEBUG", "LC_ALL", "LC_MESSAGES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", "C.UTF-8")
+
+
+@pytest.fixture
+def tongxing(capsys):
+    """Runs ``tongxing audit …``: exit code, output, what was said."""
+
+    def audit(*arguments):
+        capsys.readouterr()
+        code = run(["audit", *map(str, arguments)])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    return audit
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A log of five lines."""
+    directory = tmp_path_factory.mktemp("audit") / "audit"
+
+    async def write():
+        log = AuditLog.open(directory, lambda: datetime.now(UTC), 184, spool_bytes=1 << 16)
+        for at in range(5):
+            log.record(
+                Entry("spiffe://510000.tongxing/app/a", "Recognize", str(at), "…", bytes(36))
+            )
+        await log.close()
+
+    asyncio.run(write())
+    return directory
+
+
+@pytest.fixture
+def directory(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "audit")
+
+
+def changed(directory, statement):
+    (path,) = directory.glob("*.db")
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+
+
+# --- verify ---------------------------------------------------------------------------------
+
+
+def test_a_whole_log_passes_and_its_head_is_said(tongxing, directory):
+    code, out, _ = tongxing("verify", directory)
+    assert code == 0
+    assert "完整 whole" in out
+    assert "no head was given" in out
+    code, out, _ = tongxing("verify", directory, "--output", "json")
+    found = json.loads(out)
+    assert (code, found["whole"], found["lines"], found["faults"]) == (0, True, 5, [])
+    code, out, _ = tongxing("verify", directory, "--head", found["head"], "-o", "json")
+    assert (code, json.loads(out)["heads_found"]) == (0, 1)
+
+
+def test_a_changed_line_is_named_with_exit_code_3(tongxing, directory):
+    changed(directory, "UPDATE accesses SET line = replace(line, '…', '!') WHERE sequence = 3")
+    code, out, _ = tongxing("verify", directory, "-o", "json")
+    ((fault),) = json.loads(out)["faults"]
+    assert (code, fault["sequence"]) == (3, 3)
+    assert fault["fault"].startswith("changed")
+    code, out, _ = tongxing("verify", directory)
+    assert code == 3
+    assert "changed" in out
+
+
+def test_a_cut_end_is_named_where_a_head_is_given(tongxing, directory):
+    head = json.loads(tongxing("verify", directory, "-o", "json")[1])["head"]
+    changed(directory, "DELETE FROM accesses WHERE sequence = 5")
+    assert tongxing("verify", directory)[0] == 0
+    code, out, _ = tongxing("verify", directory, "--head", head, "-o", "json")
+    assert (code, json.loads(out)["faults"][0]["sequence"]) == (3, 5)
+
+
+@pytest.mark.parametrize("head", ["", "5", "5:", "5:zz", "x:" + "00" * 32, "-1:" + "00" * 32])
+def test_a_head_that_is_none_is_refused(tongxing, directory, head):
+    code, _, err = tongxing("verify", directory, "--head", head)
+    assert code == 1
+    assert "--head" in err
+
+
+def test_a_folder_without_a_log_is_refused(tongxing, tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        code, _, err = tongxing("verify", folder)
+        assert code == 1
+        assert "DIRECTORY" in err
+
+
+# --- list -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(exchange, tongxing, monkeypatch):
+    """Runs ``tongxing audit list`` as somebody of Sichuan's."""
+
+    def list_(*arguments, who="app", number=None):
+        more = []
+        if number is not None:
+            monkeypatch.setattr("sys.stdin", io.StringIO(f"{number}\n"))
+            more = ["--document-number", "-"]
+        client = exchange.directory / SICHUAN / f"{who}.toml"
+        return tongxing("list", "--client", client, *more, *arguments)
+
+    return list_
+
+
+@pytest.fixture
+def somebody(exchange, people):
+    """Somebody whose data was looked at twice."""
+    document = people.document()
+
+    async def look():
+        async with exchange.client(SICHUAN, "app") as app:
+            for purpose in (Purpose.PURPOSE_ENTRY_CHECK, Purpose.PURPOSE_HOLDER_ACCESS):
+                await app.recognize(document, purpose)
+
+    asyncio.run(look())
+    return document.number
+
+
+def test_an_app_lists_its_holders_accesses(listed, somebody):
+    code, out, _ = listed(number=somebody)
+    assert code == 0
+    assert "查验" in out
+    assert "本人查询" in out
+    assert somebody not in out
+    code, out, _ = listed("--output", "json", "--most", 2, number=somebody)
+    found = json.loads(out)["accesses"]
+    assert [each["method"] for each in found] == ["ListAccesses", "Recognize"]
+    assert somebody not in out
+
+
+def test_an_admin_lists_everybodys(listed, somebody):
+    code, out, _ = listed("-o", "json", "--most", 3, who="admin")
+    found = json.loads(out)["accesses"]
+    assert code == 0
+    assert [each["method"] for each in found[:2]] == ["Recognize", "Recognize"]
+
+
+def test_times_bound_what_is_listed(listed, somebody):
+    before = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds")
+    code, out, _ = listed("-o", "json", "--before", before, number=somebody)
+    assert (code, json.loads(out)["accesses"]) == (0, [])
+    code, out, _ = listed("-o", "json", "--from", before, number=somebody)
+    assert len(json.loads(out)["accesses"]) == 3
+
+
+def test_an_app_that_names_nobody_is_refused(listed):
+    code, _, err = listed()
+    assert code == 1
+    assert "document" in err
+
+
+def test_a_time_without_its_offset_is_refused(listed, somebody):
+    code, _, err = listed("--from", "2022-01-10T12:00:00", number=somebody)
+    assert code == 1
+    assert "--from" in err
