@@ -24,6 +24,8 @@ _UNDERSTOOD: Final = frozenset({_ALG, _KID, _TYP})
 _SIGNATURE1: Final = b"\x84\x6aSignature1"
 _NO_EXTERNAL_AAD: Final = b"\x40"
 _CACHED_HEADER_BYTES: Final = 256
+_LONGEST_HEADER: Final = 1024
+"""A map of small items costs a hundred times what a payload of its size does."""
 
 
 class ObjectType(enum.StrEnum):
@@ -141,6 +143,8 @@ def _read_sign1(data: bytes) -> tuple[_Header, Sign1, int]:
     if data[at] != _ARRAY_OF_FOUR:
         raise MalformedObjectError("not a COSE_Sign1: no array of four elements")
     protected, at = _read_bytes(data, at + 1, "the protected header")
+    if len(protected) > _LONGEST_HEADER:
+        raise MalformedObjectError(f"the protected header is longer than {_LONGEST_HEADER} bytes")
     header = (
         _cached_header(protected)
         if len(protected) <= _CACHED_HEADER_BYTES

@@ -23,6 +23,7 @@ __all__ = ["Envelope", "inflate", "unprefix"]
 _PREFIX: Final = re.compile(r"H[A-Z][0-9]:?")
 _ALG, _CRIT, _CONTENT_TYPE, _KID, _TYP = 1, 2, 3, 4, 16
 _UNDERSTOOD: Final = frozenset({_ALG, _CONTENT_TYPE, _KID, _TYP})
+_LONGEST_HEADER: Final = 4096
 _TAGS: Final = frozenset({18, 61, 55799})
 """COSE_Sign1 (RFC 9052 §2), CWT (RFC 8392 §6), self-described CBOR (RFC 8949 §3.4.6)."""
 
@@ -95,6 +96,8 @@ class Envelope:
                 pass
             case _:
                 raise MalformedObjectError("not a COSE_Sign1")
+        if len(protected) > _LONGEST_HEADER:
+            raise MalformedObjectError("the protected header is too long")
         header = lenientcbor.decode(protected) if protected else {}
         if not isinstance(header, dict):
             raise MalformedObjectError("the protected header is not a map")

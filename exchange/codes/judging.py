@@ -39,6 +39,7 @@ from exchange.trust.trustlist import TrustList
 __all__ = ["Judgement", "is_ours", "judge", "unpack"]
 
 _SIGN1_TAG, _ARRAY_OF_FOUR, _TYP = 0xD2, 0x84, 16
+_LONGEST_HEADER: Final = 1024
 _NOBODY: Final = ForeignKeys()
 
 _ENDED: Final = Text("码已过期，请重新出示", "the code has ended: ask for a new one")
@@ -185,7 +186,9 @@ def is_ours(signed: bytes) -> bool:
         if signed[at] != _ARRAY_OF_FOUR:
             return False
         protected, _ = cbor.read_item(signed, at + 1)
-        return type(protected) is bytes and type(cbor.read_map(protected).get(_TYP)) is str
+        if type(protected) is not bytes or len(protected) > _LONGEST_HEADER:
+            return False
+        return type(cbor.read_map(protected).get(_TYP)) is str
     except (IndexError, MalformedObjectError):
         return False
 

@@ -24,6 +24,7 @@ _QUIET: Final = 4
 
 _MOST_BYTES: Final = 32 * 1024 * 1024
 _MOST_PIXELS: Final = 40_000_000
+_LONGEST_SIDE: Final = 65_535
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP")
 _ON_WHITE, _RESET = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
 _HALVES: Final = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
@@ -128,17 +129,17 @@ def _grey(data: bytes) -> Image.Image:
     if len(data) > _MOST_BYTES:
         raise _too_large()
     try:
-        # Whoever opens a picture has read no more than its size; the formats are named because
-        # others start programs or have never been attacked enough.
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, which nobody here looks at
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # The formats are named because others start programs. To open is to read the size.
             picture: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if picture.width * picture.height > _MOST_PIXELS:
-            raise _too_large()
-        if not picture.has_transparency_data:
-            return picture.convert("L")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture.convert("RGBA")).convert("L")
+            if picture.width * picture.height > _MOST_PIXELS or max(picture.size) > _LONGEST_SIDE:
+                raise _too_large()
+            if not picture.has_transparency_data:
+                return picture.convert("L")
+            white = Image.new("RGBA", picture.size, "white")
+            return Image.alpha_composite(white, picture.convert("RGBA")).convert("L")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large() from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError):

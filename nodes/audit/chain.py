@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import json.encoder
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -73,7 +74,8 @@ class Access:
 
     :param time: aware, in UTC.
     :param purpose: a ``Purpose`` of the contract.
-    :param holder: the keyed digest of the holder's token, hexadecimal, or "".
+    :param holders: the keyed digests of tokens, hexadecimal: of each holder of whom the same was
+        answered in one call; or none.
     """
 
     sequence: int
@@ -84,7 +86,7 @@ class Access:
     answer: str
     request_id: str
     target: str
-    holder: str
+    holders: tuple[str, ...]
 
 
 class Digester:
@@ -118,24 +120,25 @@ class Form:
     :param entry: its token and answer are not looked at.
     """
 
-    __slots__ = ("_holder", "_sequence", "_tail")
+    __slots__ = ("_holders", "_sequence", "_tail")
 
     def __init__(self, time: str, entry: Entry) -> None:
         # By hand, in the keys' order: a third of what json.dumps takes, and made for every access.
         purpose = _PURPOSES.get(entry.purpose, "UNSPECIFIED")
-        self._holder = f',"caller":{_quote(entry.caller)},"holder":"'
+        self._holders = f',"caller":{_quote(entry.caller)},"holders":['
         self._sequence = (
-            f'","method":{_quote(entry.method)},"purpose":"{purpose}"'
+            f'],"method":{_quote(entry.method)},"purpose":"{purpose}"'
             f',"request_id":{_quote(entry.request_id)},"sequence":'
         )
         self._tail = f',"target":{_quote(entry.target)},"time":"{time}"}}'
 
-    def line(self, sequence: int, answer: str, holder: str) -> str:
+    def line(self, sequence: int, answer: str, holders: Sequence[str]) -> str:
         """Write a line.
 
-        :param holder: as `Digester` gives it, or "" where there is no token.
+        :param holders: as `Digester` gives them; none where there is no token.
         """
-        before = f'{{"answer":{_quote(answer)}{self._holder}{holder}'
+        digests = '"' + '","'.join(holders) + '"' if holders else ""
+        before = f'{{"answer":{_quote(answer)}{self._holders}{digests}'
         return f"{before}{self._sequence}{sequence}{self._tail}"
 
 
@@ -160,7 +163,7 @@ def read(text: str) -> Access:
             answer=str(fields["answer"]),
             request_id=str(fields["request_id"]),
             target=str(fields["target"]),
-            holder=str(fields["holder"]),
+            holders=tuple(map(str, fields["holders"])),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a line of the access log") from error

@@ -43,7 +43,7 @@ class Recorder(Protocol):
         ...
 
     def record_all(self, entry: Entry, holders: Iterable[tuple[bytes, str]], /) -> None:
-        """Record one call about several holders: an access of each.
+        """Record one call about several holders: an access to each one's data.
 
         :param entry: what they have in common; its token and answer are not looked at.
         :param holders: each one's token and answer.

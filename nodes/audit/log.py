@@ -15,6 +15,7 @@ import os
 import secrets
 import sqlite3
 import stat
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -123,7 +124,7 @@ class AuditLog:
 
     @property
     def waiting(self) -> int:
-        """Accesses that are recorded and not yet in a day's file."""
+        """Lines that are recorded and not yet in a day's file."""
         return len(self._waiting) + len(self._writing)
 
     def record(self, entry: Entry, /) -> None:
@@ -132,23 +133,29 @@ class AuditLog:
         :raises AuditUnavailableError: it cannot be written, or too many wait: answer nothing.
         """
         time = chain.stamp(self._clock())
-        self._record(time[:10], chain.Form(time, entry), entry.answer, entry.token)
+        holders = () if entry.token is None else (self._digest(entry.token),)
+        self._record(time[:10], chain.Form(time, entry), entry.answer, holders)
 
     def record_all(self, entry: Entry, holders: Iterable[tuple[bytes, str]], /) -> None:
-        """Record one call about several holders (`nodes.audit.entries.Recorder.record_all`).
+        """Record one call about several holders: a line for those who have the same answer.
 
         :raises AuditUnavailableError: as `record`.
         """
-        time = chain.stamp(self._clock())
-        day, form = time[:10], chain.Form(time, entry)
+        digest = self._digest
+        by_answer: defaultdict[str, list[str]] = defaultdict(list)
         for token, answer in holders:
-            self._record(day, form, answer, token)
+            by_answer[answer].append(digest(token))
+        time = chain.stamp(self._clock())
+        form = chain.Form(time, entry)
+        # A line for each holder would cost more than all else that is done for one of a batch.
+        for answer, digests in by_answer.items():
+            self._record(time[:10], form, answer, digests)
 
-    def _record(self, day: str, form: chain.Form, answer: str, token: bytes | None) -> None:
+    def _record(self, day: str, form: chain.Form, answer: str, holders: Sequence[str]) -> None:
         if self._failed or self._closed:
             raise AuditUnavailableError("the access log cannot be written")
         sequence = self._sequence + 1
-        text = form.line(sequence, answer, "" if token is None else self._digest(token))
+        text = form.line(sequence, answer, holders)
         encoded = text.encode()
         digest = chain.follow(self._hash, encoded)
         if not self._spool.put(digest, encoded):

@@ -7,6 +7,7 @@ elsewhere (`nodes.audit.chain.Head`) shows that.
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,30 @@ __all__ = ["Fault", "Verified", "verify"]
 
 MOST_FAULTS: Final = 1000
 """With more, the log is not looked through to its end."""
+
+
+_DISAGREE: Final = (
+    (
+        """
+        SELECT DISTINCT sequence FROM accesses, json_each(line, '$.holders') AS said
+        WHERE NOT EXISTS (
+            SELECT 1 FROM seen
+            WHERE seen.holder = said.value AND seen.sequence = accesses.sequence
+        )
+        """,
+        "hidden: who is named in it does not find it",
+    ),
+    (
+        """
+        SELECT DISTINCT sequence FROM seen WHERE NOT EXISTS (
+            SELECT 1 FROM accesses, json_each(line, '$.holders') AS said
+            WHERE said.value = seen.holder AND accesses.sequence = seen.sequence
+        )
+        """,
+        "found by somebody whom no such line names",
+    ),
+)
+"""Where what finds the lines and the lines themselves disagree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +140,8 @@ class _Reader:
                     self._line(day, sequence, str(text), bytes(digest))
                     if len(self.faults) >= MOST_FAULTS:
                         return
-                self._indexes(day, connection)
+                if not self.faults or self.faults[-1].day != day:  # else the lines are no measure
+                    self._found(day, connection)
         except (sqlite3.Error, TypeError, ValueError) as error:
             self._whole = False
             self._fault(day, 0, f"the file cannot be read: {error}")
@@ -163,11 +189,15 @@ class _Reader:
             self._fault(day, sequence, "changed: it is no line of an access log")
             return None
 
-    def _indexes(self, day: str, connection: sqlite3.Connection) -> None:
-        """By the indexes lines are found: one that lacks some hides them."""
+    def _found(self, day: str, connection: sqlite3.Connection) -> None:
+        """Hold against the lines that by which they are found: it could hide some."""
         for (said,) in connection.execute("PRAGMA integrity_check(1)"):
             if said != "ok":
                 self._fault(day, 0, f"the file is damaged: {said}")
+                return
+        for statement, what in _DISAGREE:
+            for (sequence,) in itertools.islice(connection.execute(statement), MOST_FAULTS):
+                self._fault(day, sequence, what)
 
     def end(self) -> None:
         """Hold the two ends against what is known of them."""

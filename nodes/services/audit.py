@@ -88,7 +88,7 @@ class AuditService:
             )
         )
         return pb.ListAccessesResponse(
-            accesses=map(_to_proto, page.accesses),
+            accesses=[_to_proto(each, of_all=tokens is None) for each in page.accesses],
             next_page_token=_write_place(page.after) if page.after else "",
         )
 
@@ -135,9 +135,11 @@ def _read_place(token: str) -> Place | None:
     return Place(day, time, sequence)
 
 
-def _to_proto(access: Access) -> pb.Access:
+def _to_proto(access: Access, *, of_all: bool) -> pb.Access:
+    """A view of an access; of how many holders it was, only where it is shown for no one's sake."""
     time = Timestamp()
     time.FromDatetime(access.time)
+    count = len(access.holders)
     return pb.Access(
         access_time=time,
         caller=access.caller,
@@ -145,5 +147,5 @@ def _to_proto(access: Access) -> pb.Access:
         purpose=types_pb2.Purpose.Name(access.purpose),
         answer=access.answer,
         request_id=access.request_id,
-        target=access.target,
+        target=access.target or (f"{count} holders" if of_all and count > 1 else ""),
     )

@@ -128,7 +128,7 @@ async def test_what_is_recorded_is_listed_the_newest_first(opened, clock):
         second, first = (await log.list(None)).accesses
     assert (first.answer, first.time, first.purpose) == ("first", NOON, 1)
     assert (first.caller, first.method, first.target) == (APP, "Recognize", "7d3f")
-    assert (second.answer, second.holder, second.purpose) == ("second", "", 0)
+    assert (second.answer, second.holders, second.purpose) == ("second", (), 0)
 
 
 async def test_a_holder_is_found_by_any_of_its_tokens_and_nobody_else_is(opened):
@@ -139,6 +139,19 @@ async def test_a_holder_is_found_by_any_of_its_tokens_and_nobody_else_is(opened)
         assert [each.answer for each in page.accesses] == ["three", "one"]
         assert not (await log.list([secrets.token_bytes(36)])).accesses
         assert not (await log.list([])).accesses
+
+
+async def test_a_batch_is_one_line_for_each_answer(opened):
+    one, two, three = (secrets.token_bytes(36) for _ in range(3))
+    async with opened() as log:
+        log.record_all(entry(), [(one, "1 attestation"), (two, "2 attestations")])
+        log.record_all(entry(), [(one, "1 attestation"), (three, "1 attestation")])
+        log.record_all(entry(), [])
+        assert [each.answer for each in (await log.list([one])).accesses] == ["1 attestation"] * 2
+        assert [each.answer for each in (await log.list([two])).accesses] == ["2 attestations"]
+        # One holder, known by both: one access.
+        assert [each.sequence for each in (await log.list([one, three])).accesses] == [3, 1]
+        assert (await log.list(None)).accesses[0].sequence == 3
 
 
 async def test_pages_lead_through_all_days_without_a_gap_or_a_repetition(written, opened):
@@ -187,7 +200,7 @@ async def test_the_digests_of_two_nodes_cannot_be_joined(written, tmp_path, cloc
     (mine,) = (await log.list([TOKEN])).accesses
     await log.close()
     theirs = read(_lines(written)[0])
-    assert mine.holder != theirs.holder
+    assert set(mine.holders).isdisjoint(theirs.holders)
 
 
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=80))
@@ -195,15 +208,21 @@ def test_the_digest_is_hmac_sha_256(key, token):
     assert Digester(key)(token) == hmac.digest(key, token, "sha256")[:16].hex()
 
 
-@given(_texts, _texts, _texts, _texts, _texts, st.sampled_from([0, 1, 5, 77]))
-def test_a_line_is_canonical_json_and_reads_back(caller, method, request, answer, target, purpose):
+@given(
+    *(_texts, _texts, _texts, _texts, _texts, st.sampled_from([0, 1, 5, 77])),
+    st.lists(st.sampled_from(["ab" * 16, "cd" * 16]), max_size=3),
+)
+def test_a_line_is_canonical_json_and_reads_back(
+    caller, method, request, answer, target, purpose, holders
+):
     given_ = Entry(caller, method, request, "", purpose=purpose, target=target)
-    line = Form(stamp(NOON), given_).line(12, answer, "ab" * 16)
+    line = Form(stamp(NOON), given_).line(12, answer, holders)
     document = json.loads(line)
     assert line == json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     found = read(line)
     assert (found.caller, found.method, found.request_id) == (caller, method, request)
     assert (found.answer, found.target, found.sequence) == (answer, target, 12)
+    assert found.holders == tuple(holders)
     assert found.purpose == (purpose if purpose < 77 else 0)
 
 
@@ -244,7 +263,7 @@ async def test_a_log_whose_file_cannot_be_written_records_nothing_and_recovers(o
 async def test_more_than_may_wait_is_refused_until_it_is_written(opened, tmp_path):
     async with opened(spool_bytes=4096) as log:
         with pytest.raises(AuditUnavailableError, match="too many"):
-            log.record_all(entry(), [(TOKEN, "answer")] * 100)
+            log.record_all(entry(), [(TOKEN, f"answer {at}") for at in range(100)])
         taken = log.waiting
         assert 5 < taken < 20
         await log.flush()
@@ -424,7 +443,8 @@ def test_a_removed_line_is_told(written):
 
 
 def test_a_days_last_lines_are_missed_by_the_next_day(written):
-    changed(written, 11, "DELETE FROM accesses WHERE sequence >= 7")
+    for table in ("accesses", "seen"):
+        changed(written, 11, f"DELETE FROM {table} WHERE sequence >= 7")
     assert faults(written) == [("2022-01-12", 0, "lines 7 to 8 before it: taken out")]
 
 
@@ -465,7 +485,8 @@ def test_a_day_under_another_days_name_is_told(written):
 
 def test_a_cut_end_is_told_by_a_head_alone(written):
     head = verify(written).head
-    changed(written, 12, "DELETE FROM accesses WHERE sequence = 12")
+    for table in ("accesses", "seen"):
+        changed(written, 12, f"DELETE FROM {table} WHERE sequence = 12")
     assert not faults(written)
     ((day, sequence, text),) = faults(written, head)
     assert (day, sequence) == ("", 12)
@@ -496,14 +517,22 @@ def test_a_damaged_file_is_told_and_the_rest_looked_through(written):
     assert found.lines == 8
 
 
-def test_an_index_that_hides_a_line_is_told(written):
-    """A list is found by the indexes: whoever empties one hides what the chain still holds."""
+def test_a_line_that_is_hidden_from_its_holder_is_told(written):
+    changed(written, 11, "DELETE FROM seen WHERE sequence = 6")
+    assert faults(written) == [("2022-01-11", 6, "hidden: who is named in it does not find it")]
+
+
+def test_a_line_that_is_shown_to_somebody_else_is_told(written):
+    changed(written, 11, "UPDATE seen SET holder = 'somebody' WHERE sequence = 6")
+    assert faults(written)[1:] == [("2022-01-11", 6, "found by somebody whom no such line names")]
+
+
+def test_an_index_without_a_line_is_told(written):
     file = sqlite3.connect(written / "2022-01-11.db")
     with contextlib.closing(file) as connection, connection:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute(
-            "UPDATE sqlite_schema SET sql = replace(sql, '!= ''''', '= ''x''') "
-            "WHERE name = 'holders'"
+            "UPDATE sqlite_schema SET sql = replace(sql, '$.time', '$.method') WHERE name = 'times'"
         )
     assert [each[:2] for each in faults(written)] == [("2022-01-11", 0)]
 

@@ -97,7 +97,8 @@ def test_a_changed_line_is_named_with_exit_code_3(tongxing, directory):
 
 def test_a_cut_end_is_named_where_a_head_is_given(tongxing, directory):
     head = json.loads(tongxing("verify", directory, "-o", "json")[1])["head"]
-    changed(directory, "DELETE FROM accesses WHERE sequence = 5")
+    for table in ("accesses", "seen"):
+        changed(directory, f"DELETE FROM {table} WHERE sequence = 5")
     assert tongxing("verify", directory)[0] == 0
     code, out, _ = tongxing("verify", directory, "--head", head, "-o", "json")
     assert (code, json.loads(out)["faults"][0]["sequence"]) == (3, 5)

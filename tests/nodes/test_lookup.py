@@ -137,6 +137,7 @@ class Node:
         self.server = server
         self.holds: dict[bytes, pb.SubjectAttestations] = {}
         self.asked: list[list[bytes]] = []
+        self.purposes: list[int] = []
         self.request_ids: list[str] = []
         self.at_once = self.most_at_once = 0
         self.answers = self.honestly
@@ -145,6 +146,7 @@ class Node:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.asked.append(list(request.subject_tokens))
+        self.purposes.append(request.purpose)
         self.request_ids.append(dict(context.invocation_metadata())["x-request-id"])
         try:
             return await self.answers(request, context)
@@ -298,6 +300,14 @@ async def test_only_the_province_that_can_know_is_asked(world):
     assert (sichuan.as_of, sichuan.calls) == (None, 1)
     assert found[HUBEI][0].as_of == NOW
     assert world.nodes[SICHUAN].request_ids == ["request-588"]
+
+
+async def test_the_province_that_is_asked_is_told_what_for(world):
+    holder = token()
+    world.syncs[SICHUAN] = Sync(holder)
+    await world.lookup.lookup([holder], world.call, world.trust(), 1)
+    await world.ask(holder)
+    assert world.nodes[SICHUAN].purposes == [1, 0]
 
 
 async def test_a_province_hears_only_of_those_whom_it_may_know(world):
