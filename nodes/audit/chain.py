@@ -90,7 +90,10 @@ class Access:
 
 
 class Digester:
-    """What stands in the log for a subject token: HMAC-SHA-256 (RFC 2104), its first 16 bytes.
+    """What stands in the log for a subject token: HMAC-SHA-256 (RFC 2104), its first 8 bytes.
+
+    Of a thousand million holders, two have the same with a chance of one in 37: to each one of them
+    it is as good as its own, and it is half as much to write.
 
     :param key: 32 bytes, of this log alone: so the digests of two nodes cannot be joined.
     """
@@ -103,9 +106,9 @@ class Digester:
         self._outer = bytes(byte ^ 0x5C for byte in key.ljust(_BLOCK, b"\0"))
 
     def __call__(self, token: bytes) -> str:
-        """32 hexadecimal digits."""
+        """16 hexadecimal digits."""
         inner = hashlib.sha256(self._inner + token).digest()
-        return hashlib.sha256(self._outer + inner).hexdigest()[:32]
+        return hashlib.sha256(self._outer + inner).hexdigest()[:16]
 
 
 def stamp(time: datetime) -> str:

@@ -162,7 +162,7 @@ class AuditLog:
             raise AuditUnavailableError("too many accesses wait to be written")
         if not self._waiting:
             self._wake.set()
-        self._waiting.append(Line(day, sequence, text, digest))
+        self._waiting.append(Line(day, sequence, text, digest, len(holders)))
         self._sequence, self._hash = sequence, digest
 
     async def run(self) -> None:
@@ -216,6 +216,8 @@ class AuditLog:
         holders = None if tokens is None else [self._digest(token) for token in tokens]
         begins, ends = (chain.stamp(time) if time else "" for time in (start, end))
         try:
+            if holders is not None:
+                await self._in_writer(self._days.index)
             return await asyncio.to_thread(self._days.list, holders, begins, ends, limit, after)
         except (sqlite3.Error, OSError, ValueError) as error:
             log.error("audit.unreadable", why=_why(error))  # noqa: TRY400 - no traceback
@@ -285,7 +287,8 @@ def _left(spool: Spool, head: Head) -> list[Line]:
     for digest, encoded in spool.left(head.hash):
         text = encoded.decode()
         access = chain.read(text)
-        lines.append(Line(chain.stamp(access.time)[:10], access.sequence, text, digest))
+        day, holders = chain.stamp(access.time)[:10], len(access.holders)
+        lines.append(Line(day, access.sequence, text, digest, holders))
     return lines
 
 

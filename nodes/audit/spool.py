@@ -17,8 +17,8 @@ from nodes.audit.chain import follow
 
 __all__ = ["HALF", "Spool"]
 
-HALF: Final = 8 << 20
-"""Bytes of one half, some 20,000 accesses: one fills while the other is being written."""
+HALF: Final = 16 << 20
+"""Bytes of one half, some 40,000 accesses: one fills while the other is being written."""
 
 _PREFIX: Final = 36
 
@@ -34,12 +34,7 @@ class Spool:
     def __init__(self, path: Path, half: int = HALF) -> None:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            missing = 2 * half - os.fstat(file).st_size
-            if missing > 0:
-                os.lseek(file, 0, os.SEEK_END)
-                while missing > 0:
-                    missing -= os.write(file, bytes(min(missing, 1 << 20)))
-                os.fsync(file)
+            _allocate(file, 2 * half)
             self._memory = mmap.mmap(file, 2 * half)
         finally:
             os.close(file)
@@ -92,3 +87,17 @@ class Spool:
     def close(self) -> None:
         """Let go of it."""
         self._memory.close()
+
+
+def _allocate(file: int, size: int) -> None:
+    """Make a file so long, all of it on the disk."""
+    there = os.fstat(file).st_size
+    if there >= size:
+        return
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:  # macOS
+        os.lseek(file, there, os.SEEK_SET)
+        while there < size:
+            there += os.write(file, bytes(min(size - there, 1 << 20)))
+    os.fsync(file)

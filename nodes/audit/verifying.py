@@ -29,7 +29,7 @@ _DISAGREE: Final = (
     (
         """
         SELECT DISTINCT sequence FROM accesses, json_each(line, '$.holders') AS said
-        WHERE NOT EXISTS (
+        WHERE sequence <= (SELECT sequence FROM indexed) AND NOT EXISTS (
             SELECT 1 FROM seen
             WHERE seen.holder = said.value AND seen.sequence = accesses.sequence
         )
@@ -97,7 +97,7 @@ def verify(directory: Path, heads: Sequence[Head] = ()) -> Verified:
             field="DIRECTORY",
             remedy="name the folder that holds 2022-01-10.db and the like: data/audit",
         )
-    reader = _Reader({head.sequence: head for head in heads})
+    reader = _Reader({head.sequence: head for head in heads}, last=found[-1].stem)
     for path in found:
         reader.day(path)
         if len(reader.faults) >= MOST_FAULTS:
@@ -117,6 +117,8 @@ def verify(directory: Path, heads: Sequence[Head] = ()) -> Verified:
 @dataclass(slots=True)
 class _Reader:
     wanted: dict[int, Head]
+    last: str
+    """The day whose newest lines need not be found by their holders yet."""
     faults: list[Fault] = field(default_factory=list)
     begins: Head | None = None
     head: Head = START
@@ -195,6 +197,9 @@ class _Reader:
             if said != "ok":
                 self._fault(day, 0, f"the file is damaged: {said}")
                 return
+        (indexed,) = connection.execute("SELECT sequence FROM indexed").fetchone()
+        if day != self.last and indexed != self.head.sequence:
+            self._fault(day, indexed + 1, "hidden: who is named in it and after it finds none")
         for statement, what in _DISAGREE:
             for (sequence,) in itertools.islice(connection.execute(statement), MOST_FAULTS):
                 self._fault(day, sequence, what)

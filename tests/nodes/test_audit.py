@@ -154,6 +154,23 @@ async def test_a_batch_is_one_line_for_each_answer(opened):
         assert (await log.list(None)).accesses[0].sequence == 3
 
 
+async def test_accesses_are_found_that_waited_to_be_indexed_together(opened, tmp_path, clock):
+    mine = secrets.token_bytes(36)
+    others = [secrets.token_bytes(36) for _ in range(999)]
+    async with opened(spool_bytes=1 << 18) as log:
+        for at in range(60):
+            log.record_all(entry(), [(each, "1 attestation") for each in (mine, *others)])
+            if at % 5 == 4:
+                await log.flush()
+        assert len((await log.list([mine], limit=1000)).accesses) == 60
+        log.record(entry("last", token=mine))
+        clock.now += DAY
+        log.record(entry("next day", token=mine))
+    async with opened() as log:
+        assert len((await log.list([mine], limit=1000)).accesses) == 62
+    assert not faults(tmp_path / "audit")
+
+
 async def test_pages_lead_through_all_days_without_a_gap_or_a_repetition(written, opened):
     found, after = [], None
     async with opened() as log:
@@ -205,7 +222,7 @@ async def test_the_digests_of_two_nodes_cannot_be_joined(written, tmp_path, cloc
 
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=80))
 def test_the_digest_is_hmac_sha_256(key, token):
-    assert Digester(key)(token) == hmac.digest(key, token, "sha256")[:16].hex()
+    assert Digester(key)(token) == hmac.digest(key, token, "sha256")[:8].hex()
 
 
 @given(
@@ -445,6 +462,7 @@ def test_a_removed_line_is_told(written):
 def test_a_days_last_lines_are_missed_by_the_next_day(written):
     for table in ("accesses", "seen"):
         changed(written, 11, f"DELETE FROM {table} WHERE sequence >= 7")
+    changed(written, 11, "UPDATE indexed SET sequence = 6")
     assert faults(written) == [("2022-01-12", 0, "lines 7 to 8 before it: taken out")]
 
 
@@ -525,6 +543,12 @@ def test_a_line_that_is_hidden_from_its_holder_is_told(written):
 def test_a_line_that_is_shown_to_somebody_else_is_told(written):
     changed(written, 11, "UPDATE seen SET holder = 'somebody' WHERE sequence = 6")
     assert faults(written)[1:] == [("2022-01-11", 6, "found by somebody whom no such line names")]
+
+
+def test_lines_that_are_to_be_found_later_are_told_of_a_day_that_is_over(written):
+    changed(written, 11, "DELETE FROM seen WHERE sequence > 6")
+    changed(written, 11, "UPDATE indexed SET sequence = 6")
+    assert [each[:2] for each in faults(written)] == [("2022-01-11", 7)]
 
 
 def test_an_index_without_a_line_is_told(written):

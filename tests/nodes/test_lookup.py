@@ -306,8 +306,7 @@ async def test_the_province_that_is_asked_is_told_what_for(world):
     holder = token()
     world.syncs[SICHUAN] = Sync(holder)
     await world.lookup.lookup([holder], world.call, world.trust(), 1)
-    await world.ask(holder)
-    assert world.nodes[SICHUAN].purposes == [1, 0]
+    assert world.nodes[SICHUAN].purposes == [1]
 
 
 async def test_a_province_hears_only_of_those_whom_it_may_know(world):
