@@ -17,6 +17,7 @@ from exchange.errors import CallerNotAllowedError
 from exchange.v1 import (
     appeal_service_pb2,
     attestation_service_pb2,
+    audit_service_pb2,
     key_service_pb2,
     options_pb2,
     peer_service_pb2,
@@ -39,6 +40,7 @@ SERVICES = [
         (status_list_service_pb2, "StatusListService"),
         (peering_service_pb2, "PeeringService"),
         (appeal_service_pb2, "AppealService"),
+        (audit_service_pb2, "AuditService"),
     )
 ]
 METHODS = {
@@ -55,6 +57,7 @@ GRANTED = {
     "StatusListService": {"node", "app"},
     "PeeringService": {"admin"},
     "AppealService": {"app", "issuer", "admin"},
+    "AuditService": {"app", "admin"},
 }
 """The design's table, in words of its own: what the options must say."""
 
@@ -76,10 +79,11 @@ EMPTY_IS_WHOLE = {
     "GetPresence",
     "ListPeers",
     "ListAppeals",
+    "ListAccesses",
 }
 """Methods to which an empty message is a whole request."""
 
-NAMES_A_HOLDER = {"app": {"ListAppeals"}}
+NAMES_A_HOLDER = {"app": {"ListAppeals", "ListAccesses"}}
 """Of these, those in which a role must name a holder all the same."""
 
 ANSWERED_BY_A_STREAM = {
