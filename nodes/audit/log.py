@@ -2,8 +2,8 @@
 
 An access is recorded before it is answered, and nothing waits for the disk: what is recorded lies
 in the spool (`nodes.audit.spool`) at once, and in its day's file within 0.2 s or so, on disk. So
-what was answered is in the log after a kill of the process; only a failure of the machine takes
-with it what was not yet in a day's file, and the log never says less than the truth for longer.
+what was answered is in the log after a kill of the process; a failure of the machine takes with it
+what lay in no day's file yet, and no more.
 
 It holds no token, number or name: of a holder, a digest under the log's own key.
 """
@@ -117,7 +117,7 @@ class AuditLog:
             raise AuditUnavailableError(
                 f"the access log in {directory} cannot be opened: {_why(error)}",
                 field="data",
-                remedy="see whether the disk is full or failing",
+                remedy="see whether the disk is full or failing, or another node has the same data",
             ) from error
         log.info("audit.head", sequence=head.sequence, hash=head.hash.hex())
         return cls(directory, clock, keep_days, digest=digest, days=days, spool=spool, head=head)

@@ -7,6 +7,7 @@ endian) and the line. Nothing is ever erased: what no longer follows the chain's
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from collections.abc import Iterator
@@ -28,16 +29,19 @@ class Spool:
 
     :param path: the file; made, whole, if it is not there: a full disk is found out at once, and
         not by a signal in the middle of a call.
-    :raises OSError: it cannot be made or opened.
+    :raises OSError: it cannot be made or opened, or another process has it: two would fork the
+        chain.
     """
 
     def __init__(self, path: Path, half: int = HALF) -> None:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            _allocate(file, 2 * half)
-            self._memory = mmap.mmap(file, 2 * half)
-        finally:
-            os.close(file)
+            _lock(self._file)
+            _allocate(self._file, 2 * half)
+            self._memory = mmap.mmap(self._file, 2 * half)
+        except BaseException:
+            os.close(self._file)
+            raise
         self._half = half
         self._at, self._end = 0, half
 
@@ -87,6 +91,14 @@ class Spool:
     def close(self) -> None:
         """Let go of it."""
         self._memory.close()
+        os.close(self._file)
+
+
+def _lock(file: int) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError("another process writes it") from None
 
 
 def _allocate(file: int, size: int) -> None:

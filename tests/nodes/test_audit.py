@@ -305,6 +305,15 @@ async def test_a_closed_log_records_nothing(opened):
         log.record(entry())
 
 
+async def test_a_second_process_on_the_same_log_is_refused(opened):
+    async with opened():
+        with pytest.raises(AuditUnavailableError, match="another process writes it"):
+            async with opened():
+                pass
+    async with opened() as log:
+        log.record(entry())
+
+
 async def test_a_directory_that_cannot_be_made_is_refused(opened, tmp_path):
     (tmp_path / "audit").write_text("a file")
     with pytest.raises(AuditUnavailableError, match="cannot be opened"):
