@@ -256,7 +256,11 @@ async def test_what_was_published_before_stays_the_same_fact_and_can_be_correcte
     )
     attestation, _ = await issuer.publish(correction)
     assert epoch_of(attestation) == 2
-    assert (await app.recognize(before.document, CHECK)).outcome == NOT_RECOGNIZED
+
+    async def corrected():
+        return (await app.recognize(before.document, CHECK)).outcome == NOT_RECOGNIZED
+
+    await until("the correction has arrived", corrected)
 
 
 async def test_a_revoked_id_of_the_epoch_before_is_never_used_again(clients, overlapping):
@@ -326,7 +330,11 @@ async def test_what_would_outlive_its_epoch_is_refused(exchange, clients, people
     message = people.tested()
     message.expire_time.FromDatetime(ends)
     await issuer.publish(message)
-    assert (await app.recognize(message.document, CHECK)).outcome == RECOGNIZED
+
+    async def arrived():
+        return (await app.recognize(message.document, CHECK)).outcome == RECOGNIZED
+
+    await until("the change has arrived", arrived)
 
 
 async def test_a_node_that_cannot_open_an_epoch_says_so_and_lets_no_green_pass(
