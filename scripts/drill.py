@@ -41,7 +41,6 @@ from exchange.trust.roles import role_name
 from exchange.trust.signers import load_signer
 from exchange.v1 import trust_service_pb2
 from nodes import issuing
-from nodes.identity import Identity, Role
 from nodes.trial import TrialExchange
 
 GATE = Purpose.PURPOSE_ENTRY_CHECK
@@ -177,15 +176,8 @@ def issue_all(exchange: TrialExchange, code: str) -> None:
     """New certificates of a province's node and its clients."""
     home = exchange.directory / code
     now, life = datetime.now(UTC), timedelta(days=90)
-    bearers = [
-        ("node", Role.NODE, "node-1"),
-        ("app", Role.APP, "app"),
-        ("admin", Role.ADMIN, "admin"),
-        ("issuer", Role.ISSUER, ISSUER_CREDIT_CODE),
-    ]
-    for stem, role, name in bearers:
-        if (home / f"{stem}.pem").exists():
-            issuing.issue_into(home, stem, Identity(code, role, name), now=now, lifetime=life)
+    for stem, identity in issuing.borne(home).items():
+        issuing.issue_into(home, stem, identity, now=now, lifetime=life)
 
 
 async def rotate_authority(exchange: TrialExchange) -> None:
