@@ -12,7 +12,3 @@ class Text(NamedTuple):
 
     zh: str
     en: str
-
-    def in_language(self, locale: str) -> str:
-        """The words for a locale such as ``zh-CN`` or ``en``; English where it is neither."""
-        return self.zh if locale.lower().startswith("zh") else self.en
