@@ -124,9 +124,9 @@ async def running(
     subjects.check(clock())
 
     async with contextlib.AsyncExitStack() as stack:
+        url = await _store_url(config, stack)
         audit = AuditLog.open(config.data / "audit", clock, config.audit.keep_days)
         stack.push_async_callback(audit.close)
-        url = await _store_url(config, stack)
         stores = await Stores.open(url, config.province)
         stack.push_async_callback(stores.close)
         store = stores.attestations
