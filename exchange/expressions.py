@@ -106,7 +106,7 @@ def read(when: str, *, field: str) -> Expression:
         fields=_fields(symbols, field),
         origin="origin" in symbols,
         spans=_values("duration", timedelta, symbols),
-        times=tuple(time.astimezone(UTC) for time in _values("timestamp", datetime, symbols)),
+        times=_values("timestamp", datetime, symbols),
         steady=_steady(symbols),
     )
 
@@ -205,7 +205,9 @@ def _values(call: str, type_: type[_Value], symbols: Sequence[str]) -> tuple[_Va
         if symbol == call and symbols[at + 1] == "(" and symbols[at + 2][0] in "\"'":
             try:
                 value = cel.evaluate(f"{call}({symbols[at + 2]})")
-            except Exception:  # noqa: BLE001, S112 - as `rules._run`; trying the rule refuses it
+                if isinstance(value, datetime):
+                    value = value.astimezone(UTC)
+            except Exception:  # noqa: BLE001, S112 - as `rules._run`; or too far to be waited for
                 continue
             if isinstance(value, type_):
                 found[value] = None

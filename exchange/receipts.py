@@ -60,6 +60,7 @@ __all__ = [
     "RuleSaid",
     "Subject",
     "decode",
+    "digest_in",
     "encode",
     "named_as",
     "names",
@@ -341,8 +342,13 @@ def named_as(receipt: Receipt, signed: bytes) -> EvidenceDigest | None:
 
     :param signed: its COSE_Sign1 bytes, exactly as they were sent.
     """
-    digest = _digest(receipt.salt, signed)
+    digest = digest_in(receipt, signed)
     return next((each for each in receipt.evidence if digest and each.digest == digest), None)
+
+
+def digest_in(receipt: Receipt, signed: bytes) -> bytes:
+    """What a piece of evidence is named by in a receipt; empty for one that has no bytes."""
+    return _digest(receipt.salt, signed)
 
 
 def decode(payload: bytes) -> Receipt:

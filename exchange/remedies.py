@@ -43,9 +43,10 @@ LONGEST_WAIT: Final = timedelta(days=30)
 MOST_REMEDIES: Final = 6
 _STEP = timedelta(hours=6)
 _SECOND = timedelta(seconds=1)
-# What may be asked for one answer: facts × times × `RuleBook.size`, some 30 ms. What is beyond is
+# What may be asked for one answer: facts × times × what a look costs, some 30 ms. What is beyond is
 # not said, so that no province's rules hold up another's node.
 _MOST_ASKED = 250_000
+_A_LOOK = 45  # what it costs to ask rules of nothing, in symbols of `RuleBook.size`
 _NO_ID = UUID(int=0)
 _CHINA = timezone(timedelta(hours=8))
 _NO_ENDS: Mapping[UUID, datetime] = MappingProxyType({})
@@ -126,7 +127,7 @@ def _wait(
     known: Sequence[Known], rules: RuleBook, now: datetime, ends: Mapping[UUID, datetime]
 ) -> list[Remedy]:
     times, steady = _times(known, rules, now)
-    if len(times) * len(known) * rules.size > _MOST_ASKED:
+    if len(times) * len(known) * (_A_LOOK + rules.size) > _MOST_ASKED:
         return []
     asked = functools.cache(lambda at: ask_rules(known, rules, at))
 
@@ -279,7 +280,7 @@ def _obtainable(
     facts = list(_fresh_facts(now))
     # Where rules tell origins apart, one that would do is enough: the rule's reason says which.
     apart = any(map(rules.tells_origins_apart, rules.rules))
-    most = max(1, _MOST_ASKED // (len(facts) * (rules.size or 1))) if apart else 1
+    most = max(1, _MOST_ASKED // (len(facts) * (_A_LOOK + rules.size))) if apart else 1
     for fact in facts:
         for origin in list(PROVINCES)[:most]:
             said = rules.evaluate(_Fresh(fact, origin, holder), now)

@@ -46,6 +46,8 @@ _ID = re.compile(r"[a-z0-9-]{1,40}")
 _COUNTRY = re.compile(r"[A-Z]{2}")
 _ANY_COUNTRY = "*"
 _LONGEST_REASON = 200
+_LONGEST_TEXT = 300
+"""Characters of a fact's longest text, by the contract."""
 _MOST_ORIGINS = 300
 _Value = TypeVar("_Value")
 
@@ -289,6 +291,8 @@ class RuleBook:
         self.rules = tuple(Rule.from_json(rule) for rule in _bounded(rules))
         self._asked = {kind: _Asked() for kind in Kind}
         self._expressions: dict[str, Expression] = {}
+        self.size = 0
+        """How much there is to ask: names, values and signs."""
         for rule in self.rules:
             if rule.id in self._expressions:
                 raise RuleError("stands twice", field=f"rules[{rule.id}].id")
@@ -296,14 +300,14 @@ class RuleBook:
             self._expressions[rule.id] = expression
             for kind in rule.kinds:
                 self._asked[kind].add(rule, program, expression)
-        self.size = sum(expression.size for expression in self._expressions.values())
-        """How much there is to ask: names, values and signs."""
-        if self.size > MOST_SYMBOLS:
-            raise RuleError(
-                f"cost too much: {self.size} names, values and signs, and {MOST_SYMBOLS} may be",
-                field="rules",
-                remedy="write fewer or shorter ones",
-            )
+            self.size += expression.size
+            # At once, because to compile the others takes a second.
+            if self.size > MOST_SYMBOLS:
+                raise RuleError(
+                    f"cost too much: more than {MOST_SYMBOLS} names, values and signs",
+                    field="rules",
+                    remedy="write fewer or shorter ones",
+                )
         canonical = json.dumps(
             [rule.to_json() for rule in self.rules],
             ensure_ascii=False,
@@ -361,7 +365,8 @@ def _variables(
     values: dict[str, Any] = {}
     for name in asked.fields:
         value = getattr(fact, name, None)
-        if value is not None:
+        # A text that nobody may publish is not there: CEL copies it as often as a rule names it.
+        if value is not None and not (type(value) is str and len(value) > _LONGEST_TEXT):
             values[name] = value
     variables: dict[str, Any] = {"fact": values, "origin": origin}
     if "now" in asked.names:

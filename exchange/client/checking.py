@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from exchange import receipts, views
@@ -12,6 +13,7 @@ from exchange.codes import views as code_views
 from exchange.codes.healthcode import HealthCode, HealthCodeVerifier
 from exchange.codes.judging import is_ours
 from exchange.errors import BadSignatureError
+from exchange.facts import Colour
 from exchange.receipts import Receipt
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import recognition_service_pb2 as pb
@@ -69,9 +71,10 @@ class Checker:
         if _passes(decision) and not accepted:
             raise BadSignatureError("recognised without verifiable evidence", field="decision")
         if receipt:
-            shown = [piece.attestation.signed for piece in decision.evidence]
+            shown = [(p.sent_by, p.verdict, p.attestation.signed) for p in decision.evidence]
             at = decision.decide_time.seconds
-            self._receipt(decision, receipts.Subject.RECOGNITION, at, shown)
+            answers = [(each.province, int(each.state)) for each in decision.answers]
+            self._receipt(decision, receipts.Subject.RECOGNITION, at, shown, answers)
         return decision
 
     def issued(
@@ -119,11 +122,15 @@ class Checker:
         if is_ours(signed) and (passes or not bare):
             code = self._codes.verify(signed, self._trust(), self._clock())
             self._see(view, code)
-            if passes and nonce and code.nonce != nonce:
-                raise BadSignatureError("without the gate's nonce", field="health_code.nonce")
+            if passes and code.colour is not Colour.GREEN:
+                raise BadSignatureError("honoured, and not green", field="health_code.colour")
+        # No foreign certificate has one, whatever its view says.
+        if passes and nonce and not (is_ours(signed) and view.nonce == nonce):
+            raise BadSignatureError("without the gate's nonce", field="health_code.nonce")
         if receipt:
             at = answer.verify_time.seconds
-            self._receipt(answer, receipts.Subject.HEALTH_CODE, at, [view.signed])
+            shown_as = [(view.province, answer.verdict, view.signed)]
+            self._receipt(answer, receipts.Subject.HEALTH_CODE, at, shown_as, ())
         return answer
 
     @staticmethod
@@ -141,7 +148,8 @@ class Checker:
         said: pb.Decision | pb.VerifyHealthCodeResponse,
         subject: receipts.Subject,
         at: int,
-        evidence: Iterable[bytes],
+        evidence: Sequence[tuple[str, int, bytes]],
+        answers: Iterable[tuple[str, int]],
     ) -> None:
         receipt = receipts.verify(said.receipt, self._trust(), self._clock())
         same = (
@@ -153,15 +161,31 @@ class Checker:
             and receipt.rules_digest == said.rules_digest
             and receipt.trust_version == said.trust_version
             and int(receipt.decided_at.timestamp()) == at
+            and [(each.rule, each.satisfied, each.failed) for each in receipt.said]
+            == [(each.rule_id, each.satisfied, each.failed) for each in said.rules]
+            and [
+                (each.province, pb.AnswerState.Value(f"ANSWER_STATE_{each.state}"))
+                for each in receipt.answers
+            ]
+            == list(answers)
             and _names_all(receipt, evidence)
         )
         if not same:
             raise BadSignatureError("the receipt says something else", field="receipt")
 
 
-def _names_all(receipt: Receipt, evidence: Iterable[bytes]) -> bool:
-    unnamed = [each for each in evidence if each and not receipts.names(receipt, each)]
-    return len(unnamed) <= receipt.omitted
+def _names_all(receipt: Receipt, evidence: Sequence[tuple[str, int, bytes]]) -> bool:
+    """Whether a receipt names each piece as it was shown; none is left out while there is room."""
+    named = Counter(
+        (each.province, int(pb.Verdict.Value(f"VERDICT_{each.verdict}")), each.digest)
+        for each in receipt.evidence
+    )
+    shown = Counter(
+        (sender, verdict, receipts.digest_in(receipt, signed))
+        for sender, verdict, signed in evidence
+    )
+    least = min(len(evidence), receipts.MOST_EVIDENCE)
+    return named <= shown and named.total() == least
 
 
 def _passes(said: pb.Decision | pb.VerifyHealthCodeResponse) -> bool:

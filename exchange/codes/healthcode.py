@@ -13,9 +13,10 @@ label   claim  value
 10      nonce  8 to 32 bytes that the gate asked for (EAT nonce, RFC 9711 §4.1); else absent
 −70002  holder map: masked ``name``, ``document_type``, masked ``document_number``
 −70003  code   map: 1 colour, 2 rule, 3 evidence, 4 reason (map: ``zh``, ``en``) where it is
-               not green. Evidence is one to four maps of a fact (as in the attestation's
-               ``health``) with the attestation's ``id``, its ``iss`` where that is another
-               province, and its ``status``, [list, index], where it has one
+               not green: a line of at most 200 characters each. Evidence is one to four maps of a
+               fact (as in the attestation's ``health``) with the attestation's ``id``, its
+               ``iss`` where that is another province, and its ``status``, [list, index], where it
+               has one. Why a status is not green is cut to 30 characters a text
 ======  =====  ============================================================================
 
 Labels are numbers where names would make the picture too fine to scan from a telephone.
@@ -27,8 +28,9 @@ could otherwise follow a holder from one to the next.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
@@ -50,7 +52,7 @@ from exchange.provinces import PROVINCES
 from exchange.recognition import Decision, Outcome, RuleVerdict, Verdict
 from exchange.rules import RuleBook
 from exchange.statuslist import LIST_SIZE, StatusReference
-from exchange.subjects import DocumentType
+from exchange.subjects import Document, DocumentType
 from exchange.texts import Text
 from exchange.trust.trustlist import TrustList
 from exchange.vouching import CLOCK_SKEW, check_key
@@ -82,11 +84,23 @@ _ISS, _EXP, _IAT, _CTI, _NONCE = 1, 4, 6, 7, 10
 _HOLDER, _CODE = -70002, -70003
 _COLOUR, _RULE, _EVIDENCE, _REASON = 1, 2, 3, 4
 _NONCE_BYTES: Final = range(8, 33)
+_LONGEST_REASON: Final = 200
 _MOST_LISTS: Final = 1 << 32
 _LARGEST_REMEMBERED = 8 * 1024
+# What rules compare is as long as the contract allows; the rest is cut so that four can be drawn.
+_CHARACTERS: Final = {"product": 80, "local_status": 40}
+_OTHER_CHARACTERS: Final = 30
 _COLOURS: Final = {colour.value: colour for colour in Colour if colour is not Colour.UNSPECIFIED}
 _TIMES: Final = {
     fact: tuple(part.name for part in fact_fields(fact) if part.type is datetime)
+    for fact in FACTS.values()
+}
+_TEXTS: Final = {
+    fact: {
+        part.name: _CHARACTERS.get(part.name, _OTHER_CHARACTERS)
+        for part in fact_fields(fact)
+        if part.type is str
+    }
     for fact in FACTS.values()
 }
 _GRAVITY: Final = (Colour.GREEN, Colour.YELLOW, Colour.RED)
@@ -211,6 +225,12 @@ def _reason(shown: dict[Any, Any]) -> Text:
         # A space that is not seen, or a dash, explains nothing.
         if type(text) is not str or not any(map(str.isalnum, text)):
             raise _unexplained(f"code.reason.{language}")
+        # As a rule's reason: a line break or a bidirectional control could say "green" to a gate.
+        if len(text) > _LONGEST_REASON or not text.isprintable():
+            raise MalformedObjectError(
+                f"not one printable line of at most {_LONGEST_REASON} characters",
+                field=f"code.reason.{language}",
+            )
     return Text(words["zh"], words["en"])
 
 
@@ -236,10 +256,8 @@ def _piece(claim: Any, province: str, issued_at: datetime) -> CodeEvidence:
     if type(claim) is not dict:
         raise MalformedObjectError("not dict")
     fact = fact_from_claim(claim)
-    for name in _TIMES[type(fact)]:
-        value = getattr(fact, name)
-        if value is not None and value - issued_at > CLOCK_SKEW:
-            raise MalformedObjectError("after the code was issued", field=name)
+    if name := _ahead(fact, issued_at):
+        raise MalformedObjectError("after the code was issued", field=name)
     check_colour(fact, "health")
     author = _province(typed(claim, "iss", "iss", str), "iss") if "iss" in claim else province
     return CodeEvidence(
@@ -248,6 +266,12 @@ def _piece(claim: Any, province: str, issued_at: datetime) -> CodeEvidence:
         fact=fact,
         status=_status(claim["status"], author) if "status" in claim else None,
     )
+
+
+def _ahead(fact: Fact, issued_at: datetime) -> str:
+    """The time of a fact that lies after its code was issued; empty where none does."""
+    values = ((name, getattr(fact, name)) for name in _TIMES[type(fact)])
+    return next((name for name, at in values if at and at - issued_at > CLOCK_SKEW), "")
 
 
 def _status(place: Any, province: str) -> StatusReference:
@@ -297,6 +321,7 @@ def draft(
     nonce: bytes = b"",
     life: timedelta = LIFE,
     also: Sequence[UUID] = (),
+    document: Document | None = None,
 ) -> HealthCode:
     """The code that shows a decision, to be signed by the province that decided.
 
@@ -310,9 +335,11 @@ def draft(
     :param life: at most `LONGEST_LIFE`.
     :param also: ids of evidence that another province wants to see, see `wanted`; only evidence
         that was verified and not revoked, expired or replaced is taken.
+    :param document: whom it is about; else who that is, is the evidence's word alone.
     :raises IndeterminateError: the decision is open.
     :raises NoColourError: no rule gave a colour; the remedy says what is needed.
     :raises ExpiredError: the decision, or what it rests on, is not of now.
+    :raises FutureTimeError: what it rests on lies ahead of this clock.
     :raises InvalidFieldError: the nonce or the life is out of its bounds.
     """
     if decision.outcome is Outcome.INDETERMINATE:
@@ -333,8 +360,8 @@ def draft(
         raise InvalidFieldError("a code lives 15 minutes at most", field="life")
     if abs(decision.decided_at - now) > CLOCK_SKEW:
         raise ExpiredError("the decision is not of now", remedy="decide anew")
-    pieces = _chosen(decision, given_by, also)
     issued_at = now.replace(microsecond=0)
+    pieces = _chosen(decision, given_by, also, issued_at)
     expires_at = min(issued_at + life, *(piece.expires_at for piece in pieces))
     if expires_at <= issued_at:
         raise ExpiredError("what the decision rests on has ended", remedy="decide anew")
@@ -344,9 +371,10 @@ def draft(
         colour=decision.colour,
         rule=given_by.rule.id,
         reason=None if decision.colour is Colour.GREEN else given_by.rule.reason,
-        holder=next(piece for piece in pieces if piece.id in given_by.satisfied_by).holder,
+        holder=_holder(decision, given_by, document),
         evidence=tuple(
-            CodeEvidence(piece.id, piece.province, piece.fact, piece.status) for piece in pieces
+            CodeEvidence(piece.id, piece.province, _cut(piece.fact), piece.status)
+            for piece in pieces
         ),
         issued_at=issued_at,
         expires_at=expires_at,
@@ -354,9 +382,36 @@ def draft(
     )
 
 
-def _chosen(decision: Decision, given_by: RuleVerdict, also: Sequence[UUID]) -> list[Attestation]:
-    """The evidence that goes into the code, the newest first."""
+def _cut(fact: Fact) -> Fact:
+    """The fact with its longer texts cut, or what one province writes makes no code to be drawn."""
+    long: dict[str, Any] = {}
+    for name, most in _TEXTS[type(fact)].items():
+        text = getattr(fact, name)
+        if len(text) > most:
+            # From its first word on: dashes before it would explain nothing (`check_colour`).
+            start = next((at for at, character in enumerate(text) if character.isalnum()), 0)
+            long[name] = f"{text[start : start + most - 1]}…"
+    return replace(fact, **long) if long else fact
+
+
+def _holder(decision: Decision, given_by: RuleVerdict, document: Document | None) -> Holder:
+    """Whom the code names: it is signed here, and another province's word on that goes last."""
     sound = sorted(_sound(decision), key=_sampled_at, reverse=True)
+    own = (piece for piece in sound if piece.province == decision.province)
+    deciding = (piece for piece in sound if piece.id in given_by.satisfied_by)
+    holder = next(chain(own, deciding)).holder
+    if document is None:
+        return holder
+    return Holder(holder.name, document.type, document.masked)
+
+
+def _chosen(
+    decision: Decision, given_by: RuleVerdict, also: Sequence[UUID], issued_at: datetime
+) -> list[Attestation]:
+    """The evidence that goes into the code, the newest first."""
+    # What lies ahead would make the whole code unreadable.
+    readable = (piece for piece in _sound(decision) if not _ahead(piece.fact, issued_at))
+    sound = sorted(readable, key=_sampled_at, reverse=True)
     least = _GRAVITY.index(decision.colour)
     decided = {
         id_
@@ -367,6 +422,10 @@ def _chosen(decision: Decision, given_by: RuleVerdict, also: Sequence[UUID]) -> 
     deciding = [piece for piece in sound if piece.id in decided]
     asked_for = [piece for id_ in also for piece in sound if piece.id == id_]
     first = [piece for piece in sound if piece.id in given_by.satisfied_by][:1]
+    if not first:
+        raise FutureTimeError(
+            "what the decision rests on lies in the future", remedy="wait some minutes"
+        )
     rest = asked_for + deciding if decision.colour is Colour.GREEN else deciding + asked_for
     chosen: dict[UUID, Attestation] = {}
     for piece in first + rest:

@@ -8,7 +8,7 @@ where it is shown are asked of the facts in the code, and what a code leaves out
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -129,7 +129,9 @@ def judge(
     makes a green INDETERMINATE.
 
     A status of which nothing is known (STALE, or a fact without one) does not refuse: the code was
-    issued minutes ago, and its issuer looked then. Facts that are said to be of a province which
+    issued minutes ago, and its issuer looked then. Facts of another province than the code's give a
+    green only where they would as the issuer's own: it is the issuer's word that they are not, and
+    a rule's ``origins`` may not trust that. Facts that are said to be of a province which
     the trust list does not vouch for now count for nothing, nor do those that no attestation of
     their kind outlives. A foreign certificate has neither colour, status nor nonce: its facts count
     where a rule's ``origins`` name its country.
@@ -244,7 +246,7 @@ class _Judging:
 
         :param ends: when what a fact rests on has ended at the latest, by its id.
         """
-        rules = ask_rules(facts, self.rules, self.now)
+        rules = self._ask(facts, code)
         at_home = _at_home(code)
         said = _conclude(rules, at_home, {each.fact.kind for each in facts})
         ways: tuple[Remedy, ...] = ()
@@ -254,6 +256,28 @@ class _Judging:
                 # Nothing that satisfies the rules here changes the colour that home gives.
                 ways = tuple(way for way in ways if way.action is RemedyAction.APPEAL)
         return self._judgement(said, code, rules, ways)
+
+    def _ask(
+        self, facts: Sequence[_Shown], code: HealthCode | ForeignCertificate
+    ) -> tuple[RuleVerdict, ...]:
+        """Ask the rules; a green needs both the fact's province and the code's to satisfy them."""
+        said = ask_rules(facts, self.rules, self.now)
+        if isinstance(code, ForeignCertificate) or all(f.province == code.province for f in facts):
+            return said
+        as_own = [replace(each, province=code.province) for each in facts]
+        vouched = {each.rule: each for each in ask_rules(as_own, self.rules, self.now)}
+        return tuple(
+            each
+            if each.rule.colour is not Colour.GREEN
+            else replace(
+                each,
+                satisfied_by=tuple(
+                    id_ for id_ in each.satisfied_by if id_ in vouched[each.rule].satisfied_by
+                ),
+                failed=each.failed or vouched[each.rule].failed,
+            )
+            for each in said
+        )
 
     def _judgement(
         self,

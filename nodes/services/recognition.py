@@ -1,11 +1,13 @@
 """RecognitionService: this province's decisions for its own apps, and its holders' health codes.
 
-Every look is recorded before it is answered. What it decides is `nodes.deciding`'s and
-`exchange.codes`'; here it is asked for and put into the contract's words.
+Every look is recorded before its answer is made: also one of which none can be made, because no
+key is held that would sign it. What it decides is `nodes.deciding`'s and `exchange.codes`'; here it
+is asked for and put into the contract's words.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable
@@ -51,6 +53,8 @@ __all__ = ["RecognitionService"]
 
 LONGEST_AHEAD: Final = timedelta(days=30)
 """How far ahead an arrival may lie, by the contract."""
+_BREATH: Final = 16
+"""Answers of a batch that are made before the event loop gets a turn."""
 _AHEAD_PURPOSES: Final = frozenset(
     {types_pb2.PURPOSE_TRAVEL_PLANNING, types_pb2.PURPOSE_HOLDER_ACCESS}
 )
@@ -101,9 +105,8 @@ class RecognitionService:
         (decided,) = await self._deciding.decide(
             [document], call, request.purpose, terms=terms, explain=True
         )
-        answer = self._decision(decided, request.receipt)
         self._record(call, "Recognize", decided, request.purpose)
-        return pb.RecognizeResponse(decision=answer)
+        return pb.RecognizeResponse(decision=self._decision(decided, request.receipt))
 
     async def batch_recognize(
         self, request: pb.BatchRecognizeRequest, call: Call
@@ -118,12 +121,14 @@ class RecognitionService:
             except TongxingError as error:
                 items[index].status.CopyFrom(status.to_status(error, request_id=call.request_id))
         all_decided = await self._deciding.decide(list(documents.values()), call, request.purpose)
-        for index, decided in zip(documents, all_decided, strict=True):
-            items[index].decision.CopyFrom(self._decision(decided, request.receipt))
         self._audit.record_all(
             _entry(call, "BatchRecognize", request.purpose),
             [(decided.token, _words(decided.decision)) for decided in all_decided],
         )
+        for index, decided in zip(documents, all_decided, strict=True):
+            if index % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
+            items[index].decision.CopyFrom(self._decision(decided, request.receipt))
         return pb.BatchRecognizeResponse(items=items)
 
     @staticmethod
@@ -206,17 +211,17 @@ class RecognitionService:
                 now=now,
                 nonce=request.nonce,
                 also=healthcode.wanted(decision, there, now) if there else (),
+                document=document,
             )
         except TongxingError as error:
             self._record(call, "IssueHealthCode", decided, request.purpose, error.reason)
             raise
+        self._record(call, "IssueHealthCode", decided, request.purpose)
         signed = healthcode.sign(code, self._signer())
-        answer = pb.IssueHealthCodeResponse(
+        return pb.IssueHealthCodeResponse(
             health_code=code_views.healthcode_to_proto(signed, code),
             decision=views.decision_to_proto(decision),
         )
-        self._record(call, "IssueHealthCode", decided, request.purpose)
-        return answer
 
     async def verify_health_code(
         self, request: pb.VerifyHealthCodeRequest, call: Call
@@ -241,12 +246,12 @@ class RecognitionService:
             error.field = field
             raise
         answer = code_views.judgement_to_proto(judgement, shown)
-        if request.receipt:
-            made = partial(receipts.of_judgement, judgement, answer.health_code.signed)
-            answer.receipt = self._receipt(made, judgement.judged_at)
         entry = _entry(call, "VerifyHealthCode", request.purpose)
         identifier = answer.health_code.health_code_id
         self._audit.record(replace(entry, answer=_words(judgement), target=identifier))
+        if request.receipt:
+            made = partial(receipts.of_judgement, judgement, answer.health_code.signed)
+            answer.receipt = self._receipt(made, judgement.judged_at)
         return answer
 
     async def _known(

@@ -245,6 +245,28 @@ def test_honouring_a_code_without_the_gates_nonce_is_refused(world: Any) -> None
     assert caught.value.field == "health_code.nonce"
 
 
+def test_honouring_a_code_that_is_not_green_at_home_is_refused(world: Any) -> None:
+    code = issued(world, result="POSITIVE").health_code
+    answer = judged(world, code.text, receipt=False)
+    answer.outcome = pb.OUTCOME_RECOGNIZED
+    with pytest.raises(BadSignatureError) as caught:
+        checker(world).judged(answer, code.text)
+    assert caught.value.field == "health_code.colour"
+
+
+def test_honouring_a_foreign_certificate_where_a_nonce_was_asked_for_is_refused(world: Any) -> None:
+    text = hc1.to_text(b"\x84\x40\xa0\x40\x40")  # of no type of ours
+    answer = pb.VerifyHealthCodeResponse(
+        province=GUANGDONG,
+        outcome=pb.OUTCOME_RECOGNIZED,
+        health_code=pb.HealthCode(signed=b"\x84\x40\xa0\x40\x40", text=text, nonce=NONCE),
+    )
+    assert checker(world).judged(answer, text) is answer
+    with pytest.raises(BadSignatureError) as caught:
+        checker(world).judged(answer, text, nonce=NONCE)
+    assert caught.value.field == "health_code.nonce"
+
+
 def test_another_provinces_word_is_refused(world: Any) -> None:
     code = issued(world).health_code
     answer = judged(world, code.text)
@@ -266,6 +288,11 @@ RECEIPT_LIES: dict[str, dict[str, Any]] = {
     "another trust list": {"trust_version": 9},
     "another subject": {"subject": receipts.Subject.RECOGNITION},
     "no evidence": {"evidence": ()},
+    "no evidence, as if there were too much": {"evidence": (), "omitted": 1},
+    "other verdicts on the rules": {"said": ()},
+    "a province that answered": {
+        "answers": (receipts.ProvinceSaid(HUBEI, receipts.AnswerState.ANSWERED),)
+    },
     "another salt": {"salt": bytes(range(16))},
 }
 
@@ -313,8 +340,27 @@ def test_a_receipt_of_a_decision_names_all_that_was_shown(world: Any) -> None:
     )
     view.receipt = receipts.sign(made, world.keys[GUANGDONG])
     assert checker(world).decision(view, receipt=True) is view
-    unnamed = dataclasses.replace(made, evidence=())
-    view.receipt = receipts.sign(unnamed, world.keys[GUANGDONG])
-    with pytest.raises(BadSignatureError) as caught:
+    (piece,) = made.evidence
+    for evidence in (
+        (),
+        (dataclasses.replace(piece, verdict=receipts.Verdict.REVOKED),),
+        (dataclasses.replace(piece, province=HUBEI),),
+        (piece, piece),
+    ):
+        other = dataclasses.replace(made, evidence=evidence)
+        view.receipt = receipts.sign(other, world.keys[GUANGDONG])
+        with pytest.raises(BadSignatureError) as caught:
+            checker(world).decision(view, receipt=True)
+        assert caught.value.field == "receipt"
+
+
+def test_a_word_of_a_later_version_in_place_of_a_verdict_is_refused(world: Any) -> None:
+    decision = decided(world, world.signed())
+    view = views.decision_to_proto(decision)
+    made = receipts.of_decision(
+        decision, id=world.id(), province=GUANGDONG, now=world.now, salt=bytes(16)
+    )
+    view.receipt = receipts.sign(made, world.keys[GUANGDONG])
+    view.evidence[0].verdict = 99  # type: ignore[assignment]  # as the wire allows
+    with pytest.raises(BadSignatureError):
         checker(world).decision(view, receipt=True)
-    assert caught.value.field == "receipt"

@@ -384,7 +384,7 @@ def test_the_oldest_are_forgotten_first_and_the_large_never_kept(world: Any) -> 
     for each in made:
         verify(world, each, verifier=gate)
     assert list(gate._held) == made[2:]
-    large = signed(world, red(world, reason=Text("密" * 4000, "a contact")))
+    large = signed(world, red(world, rule="r" * 8192))
     verify(world, large, verifier=gate)
     assert large not in gate._held
     none = HealthCodeVerifier(remember=0)
@@ -434,6 +434,16 @@ def test_an_unexplained_red_is_refused(world: Any, colour: str, reason: Any, fie
         claims[CODE][REASON] = reason
     made = cose.sign(cbor.encode(claims), world.keys[SICHUAN], ObjectType.HEALTH_CODE)
     refused(UnexplainedColourError, f"code.reason{field}", verify, world, made)
+
+
+@pytest.mark.parametrize("text", ["密" * 201, "a contact\nRECOGNIZED", "a contact \u202eNEERG"])
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_a_reason_that_could_disturb_what_a_gate_reads_is_refused(
+    world: Any, language: str, text: str
+) -> None:
+    reason = Text("密切接触者", "a contact")._replace(**{language: text})
+    made = signed(world, red(world, reason=reason))
+    refused(MalformedObjectError, f"code.reason.{language}", verify, world, made)
 
 
 @pytest.mark.parametrize("name", ["reason", "legal_basis", "assigned_by", "guidance"])
@@ -685,6 +695,62 @@ def test_a_green_decision_becomes_a_green_code(world: Any) -> None:
         nonce=bytes(8),
     )
     assert verify(world, signed(world, shown)) == shown
+
+
+@pytest.mark.parametrize("length", [300, 4000])
+def test_no_province_writes_so_much_that_a_code_cannot_be_drawn(world: Any, length: int) -> None:
+    def words(start: int) -> str:
+        return "".join(chr(0x4E00 + (start + 1103 * index) % 20_000) for index in range(length))
+
+    def status(start: int) -> Any:
+        names = ("reason", "legal_basis", "assigned_by", "guidance", "local_status")
+        texts = {name: words(start + 97 * place) for place, name in enumerate(names)}
+        return world.attestation(replace(world.status("RED"), **texts))
+
+    attested = [status(7919 * number) for number in range(MOST_EVIDENCE)]
+    shown = drafted(world, attested)
+    assert len(shown.evidence) == MOST_EVIDENCE
+    made = signed(world, shown)
+    assert verify(world, made) == shown
+    assert qr.version(hc1.to_text(made)) <= 40
+    guidance = attested[0].fact.guidance
+    assert guidance[:29] + "…" in {each.fact.guidance for each in shown.evidence}
+
+
+def test_a_reason_that_is_cut_still_explains(world: Any) -> None:
+    late = replace(world.status("RED"), reason="-" * 60 + "密切接触者", guidance=" " * 60 + "隔离")
+    made = signed(world, drafted(world, [world.attestation(late)]))
+    assert verify(world, made).evidence[0].fact.reason.startswith("密切接触者")
+
+
+def test_a_fact_ahead_of_this_clock_makes_no_code_unreadable(world: Any) -> None:
+    soon = {"issued_at": world.now + 4 * MINUTE, "expires_at": world.now + HOUR}
+    ahead = world.attestation(world.test(hours_ago=-8 / 60), **soon)
+    tested = world.attestation()
+    shown = drafted(world, [ahead, tested])
+    assert verify(world, signed(world, shown)) == shown
+    assert ids(shown) == [tested.id]
+    refused(FutureTimeError, "", lambda: drafted(world, [ahead]))
+
+
+def test_no_other_province_names_the_holder_of_a_code(world: Any) -> None:
+    own = world.attestation(province=GUANGDONG)
+    somebody = Holder("李*", DocumentType.PASSPORT, "E1*****23")
+    other = world.attestation(world.test(hours_ago=1), holder=somebody)
+    decision = recognize(
+        [Reply(GUANGDONG, [world.sign(own)]), Reply(SICHUAN, [world.sign(other)])],
+        tokens=[world.token],
+        province=GUANGDONG,
+        rules=HOME,
+        trust=world.trust(),
+        verifier=AttestationVerifier(),
+        now=world.now,
+    )
+    shown = healthcode.draft(decision, **now(world))
+    assert set(ids(shown)) == {own.id, other.id}
+    assert shown.holder == own.holder
+    alone = drafted(world, [other], document=world.document)
+    assert alone.holder == Holder("李*", DocumentType.RESIDENT_ID, world.document.masked)
 
 
 def test_a_red_decision_becomes_a_red_code_that_says_why(world: Any) -> None:

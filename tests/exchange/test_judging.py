@@ -343,6 +343,31 @@ def test_the_status_of_another_provinces_attestation_is_looked_up_there(gate: Ga
 # --- facts that do not count ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("of_hubei", [{"origins": [HUBEI]}, {"when": f'origin == "{HUBEI}"'}])
+def test_a_fact_gets_no_greener_by_the_name_of_another_province(
+    gate: Gate, of_hubei: dict[str, Any]
+) -> None:
+    rules = RuleBook([rule("of-hubei", "true") | of_hubei])
+    code = gate.code()
+    piece = replace(code.evidence[0], province=HUBEI)
+    laundered = replace(code, evidence=(piece,))
+    assert said(gate.judge(code, rules=rules)) == refused(BY_RULE)
+    assert said(gate.judge(laundered, rules=rules)) == refused(BY_RULE)
+    assert said(gate.judge(replace(laundered, province=HUBEI), rules=rules)) == GREEN
+    both = RuleBook([rule("of-both", "true", origins=[HUBEI, SICHUAN])])
+    assert said(gate.judge(laundered, rules=both)) == GREEN
+
+
+def test_a_red_of_another_provinces_fact_stays_red(gate: Gate) -> None:
+    rules = RuleBook([rule("any", "true"), rule("of-hubei", "true", "RED", origins=[HUBEI])])
+    code = gate.code()
+    piece = replace(code.evidence[0], province=HUBEI)
+    judged = gate.judge(replace(code, evidence=(piece,)), rules=rules)
+    assert said(judged) == refused(BY_RULE, Colour.RED)
+    ours = gate.judge(replace(code, province=HUBEI, evidence=(replace(piece, province=SICHUAN),)))
+    assert said(ours) == GREEN
+
+
 def test_a_fact_of_a_province_that_takes_no_part_counts_for_nothing(gate: Gate) -> None:
     code = gate.code()
     code = replace(code, evidence=(replace(code.evidence[0], province=HUBEI),))

@@ -369,6 +369,20 @@ def test_what_can_be_obtained_is_found_once_a_minute(world: Any) -> None:
     assert _obtainable.cache_info().misses == 1
 
 
+def test_a_province_with_few_costly_words_holds_up_nobody(world: Any) -> None:
+    class Counted(RuleBook):
+        looks = 0
+
+        def evaluate(self, *asked: Any) -> Any:
+            self.looks += 1
+            return super().evaluate(*asked)
+
+    book = Counted([rule("hours", "NUCLEIC_ACID_TEST", "GREEN", "now.getHours() > 24")])
+    known = [world.attestation(world.test(1 + number / 60)) for number in range(64)]
+    remedies(known, book, world.now)
+    assert book.looks < 1000  # 7,744: asked of 64 facts every six hours for 30 days
+
+
 def test_at_most_six_are_said(world: Any) -> None:
     many = [{**FIT, "id": f"fit-{index}"} for index in range(9)]
     book = RuleBook([RECOVERED, *many])

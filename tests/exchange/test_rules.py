@@ -337,11 +337,33 @@ def test_two_hundred_rules_are_taken_and_one_more_is_refused() -> None:
     assert "201 rules" in refused("rules", *many).message
 
 
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_time_beyond_all_calendars_breaks_nobody_who_reads_the_rules(world: Any, at: str) -> None:
+    book = RuleBook([rule(when=f'now < timestamp("{at}")')])
+    assert book.expression(book.rules[0]).times == ()
+    ((_, holds),) = book.evaluate(world.attestation(), world.now)
+    assert holds is at.startswith("9")
+
+
+def test_a_text_longer_than_may_be_published_is_handed_to_no_rule(world: Any) -> None:
+    # CEL copies it as often as a rule names it: ten such rules over 64 facts took 20 s.
+    book = RuleBook([rule(kinds=["VACCINATION"], when="size(fact.product + fact.product) > 1")])
+    for length, holds in ((300, True), (301, None), (60_000, None)):
+        known = world.attestation(Vaccination(world.now, "x" * length, 1, 1))
+        assert [said for _, said in book.evaluate(known, world.now)] == [holds]
+
+
+def test_rules_beyond_what_may_be_asked_are_not_even_compiled() -> None:
+    when = " || ".join(["true"] * 200)
+    many = [rule(id=f"r{index}", when=when) for index in range(11)]
+    assert refused("rules", *many, rule(id="broken", when="(")).message.startswith("cost too much")
+
+
 def test_rules_that_cost_too_much_together_are_refused() -> None:
     when = " || ".join(["true"] * 200)  # 399
     many = [rule(id=f"r{index}", when=when) for index in range(11)]
     assert RuleBook(many[:-1]).size == 3990 <= MOST_SYMBOLS
-    assert refused("rules", *many).message.startswith("cost too much: 4389 ")
+    assert refused("rules", *many).message.startswith("cost too much: ")
 
 
 @pytest.mark.parametrize(
