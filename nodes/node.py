@@ -47,6 +47,7 @@ from nodes.peers.versions import PeerVersions
 from nodes.peers.view import PeerViews
 from nodes.publisher import Publisher
 from nodes.rotation import Rotation, Schedule
+from nodes.services import acts
 from nodes.services.appeal import AppealService
 from nodes.services.attestation import AttestationService
 from nodes.services.audit import AuditService
@@ -270,6 +271,7 @@ async def running(
                 appeals=asked(stores.appeals.standing),
             )
             stack.enter_context(served(config.metrics.listen, collector))
+        stack.push_async_callback(acts.ended)
         stack.push_async_callback(door.close, config.drain_seconds)
         stack.callback(keeper.release)
         stack.callback(feed.close)

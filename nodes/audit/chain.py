@@ -168,5 +168,5 @@ def read(text: str) -> Access:
             target=str(fields["target"]),
             holders=tuple(map(str, fields["holders"])),
         )
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("not a line of the access log") from error

@@ -149,7 +149,8 @@ class Days:
 
         :raises sqlite3.Error: it could not be done.
         """
-        if self._open is not None:
+        # Each that waits for the one before finds nothing left: a crowd costs one fsync.
+        if self._open is not None and self._unindexed:
             self._unindexed = _index(self._open[1])
 
     def remove(self, day: str) -> None:
@@ -165,9 +166,12 @@ class Days:
     def end(self, day: str) -> Head:
         """The last line of a day that is not being written.
 
-        :raises sqlite3.Error: its file cannot be read.
+        :raises sqlite3.Error: its file cannot be read, or is a later day's under another name.
         """
         with reading(self._path(day)) as connection:
+            (newest,) = connection.execute(f"SELECT max({_TIME}) FROM accesses").fetchone()  # noqa: S608 - a constant
+            if str(newest or "")[:10] > day:
+                raise sqlite3.DatabaseError(f"{day}.db holds lines of {str(newest)[:10]}")
             return _end(connection)
 
     def close(self) -> None:
@@ -262,7 +266,10 @@ def _end(connection: sqlite3.Connection) -> Head:
     row = connection.execute(
         "SELECT sequence, hash FROM accesses ORDER BY sequence DESC LIMIT 1"
     ).fetchone()
-    return Head(*(row or connection.execute("SELECT sequence, hash FROM start").fetchone()))
+    row = row or connection.execute("SELECT sequence, hash FROM start").fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("a day's file has no head: neither a line nor a start")
+    return Head(*row)
 
 
 def _index(connection: sqlite3.Connection) -> int:

@@ -18,7 +18,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -47,6 +47,7 @@ REMOVED: Final = "RemoveDay"
 """The method of the entry that says of a day's removal where the chain begins from then on."""
 
 _KEY_BYTES: Final = 32
+_RESTORE: Final = "restore it: under another key, nobody's earlier accesses are found"
 
 
 class AuditLog:
@@ -101,19 +102,24 @@ class AuditLog:
         :param keep_days: days after which a whole day is removed.
         :param spool_bytes: half of what may wait to be written.
         :raises AuditUnavailableError: it cannot be read or written.
-        :raises InvalidFieldError: others may read its key, or it is none.
+        :raises InvalidFieldError: its key is missing, or none, or others may read it.
         """
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            digest = Digester(_key(directory / "key"))
             spool, days = Spool(directory / "spool", spool_bytes), Days(directory)
-            head = days.head()
-            left = _left(spool, head)
-            if left:
-                days.write(left, head)
-                head = Head(left[-1].sequence, left[-1].hash)
-                log.warning("audit.taken_over", accesses=len(left))
-        except (sqlite3.Error, OSError) as error:
+            try:
+                digest = Digester(_key(directory / "key", make=not files(directory)))
+                head = days.head()
+                left = _left(spool, head)
+                if left:
+                    days.write(left, head)
+                    head = Head(left[-1].sequence, left[-1].hash)
+                    log.warning("audit.taken_over", accesses=len(left))
+            except BaseException:
+                days.close()
+                spool.close()
+                raise
+        except (sqlite3.Error, OSError, ValueError) as error:
             raise AuditUnavailableError(
                 f"the access log in {directory} cannot be opened: {_why(error)}",
                 field="data",
@@ -256,18 +262,24 @@ class AuditLog:
                 self._failed = False
 
     async def _remove_day(self) -> None:
-        """Remove the oldest day if it is older than what is kept; never the one that is written."""
-        oldest_kept = (self._clock().astimezone(UTC) - self._keep).date().isoformat()
+        """Remove the oldest day if it is older than what is kept; never the one that is written.
+
+        A clock that leaps takes nothing: what is old is told by the last day of the log as well.
+        """
+        today = self._clock().astimezone(UTC).date()
         try:
             days = [path.stem for path in files(self._directory)]
-            if len(days) < 2 or days[0] >= oldest_kept:
+            if len(days) < 2:
+                return
+            today = min(today, date.fromisoformat(days[-1]) + timedelta(days=1))
+            if days[0] >= (today - self._keep).isoformat():
                 return
             end = await self._in_writer(lambda: self._days.end(days[0]))
             # In the chain before it is done: `verify` knows by it that nothing else is missing.
             self.record(Entry("", REMOVED, "", f"up to {end}", target=days[0]))
             await self.flush()
             await self._in_writer(lambda: self._days.remove(days[0]))
-        except (sqlite3.Error, OSError, AuditUnavailableError) as error:
+        except (sqlite3.Error, OSError, ValueError, AuditUnavailableError) as error:
             log.error("audit.day_not_removed", why=_why(error))  # noqa: TRY400
             return
         log.info("audit.day_removed", day=days[0])
@@ -292,26 +304,23 @@ def _left(spool: Spool, head: Head) -> list[Line]:
     return lines
 
 
-def _key(path: Path) -> bytes:
-    """The key of the digests; made at the first start."""
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        pass
-    else:
-        with os.fdopen(file, "wb") as new:
-            new.write(secrets.token_bytes(_KEY_BYTES))
-            new.flush()
+def _key(path: Path, *, make: bool) -> bytes:
+    """The key of the digests; made at the first start, by who has the spool."""
+    if not path.exists():
+        if not make:
+            raise InvalidFieldError(f"{path} is missing", field="data", remedy=_RESTORE)
+        new = path.with_suffix(".new")  # under its name it is whole
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "wb") as writing:
+            writing.write(secrets.token_bytes(_KEY_BYTES))
+            writing.flush()
             os.fsync(file)
+        new.rename(path)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise InvalidFieldError(f"others may read {path}", field="data", remedy="chmod 600")
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
-        raise InvalidFieldError(
-            f"{path} has not {_KEY_BYTES} bytes",
-            field="data",
-            remedy="restore it: under another key, nobody's earlier accesses are found",
-        )
+        raise InvalidFieldError(f"{path} has not {_KEY_BYTES} bytes", field="data", remedy=_RESTORE)
     return key
 
 

@@ -102,14 +102,11 @@ def _lock(file: int) -> None:
 
 
 def _allocate(file: int, size: int) -> None:
-    """Make a file so long, all of it on the disk."""
-    there = os.fstat(file).st_size
-    if there >= size:
-        return
+    """Make a file so long, all of it on the disk: also where a copy left holes in it."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
     else:  # macOS
-        os.lseek(file, there, os.SEEK_SET)
+        there = os.lseek(file, 0, os.SEEK_END)
         while there < size:
             there += os.write(file, bytes(min(size - there, 1 << 20)))
     os.fsync(file)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +98,10 @@ def verify(directory: Path, heads: Sequence[Head] = ()) -> Verified:
             field="DIRECTORY",
             remedy="name the folder that holds 2022-01-10.db and the like: data/audit",
         )
-    reader = _Reader({head.sequence: head for head in heads}, last=found[-1].stem)
+    wanted: defaultdict[int, list[Head]] = defaultdict(list)
+    for head in heads:
+        wanted[head.sequence].append(head)
+    reader = _Reader(wanted, last=found[-1].stem)
     for path in found:
         reader.day(path)
         if len(reader.faults) >= MOST_FAULTS:
@@ -116,7 +120,8 @@ def verify(directory: Path, heads: Sequence[Head] = ()) -> Verified:
 
 @dataclass(slots=True)
 class _Reader:
-    wanted: dict[int, Head]
+    wanted: dict[int, list[Head]]
+    """The heads that are known, by their lines: several of one line, where it was written anew."""
     last: str
     """The day whose newest lines need not be found by their holders yet."""
     faults: list[Fault] = field(default_factory=list)
@@ -175,11 +180,12 @@ class _Reader:
             self._fault(day, sequence, f"moved: it says that it is line {access.sequence}")
         elif not follows and access is not None:
             self._fault(day, sequence, "changed: its hash is not of it and the line before")
+        if access is not None and access.time.isoformat()[:10] > day:
+            self._fault(day, sequence, "hidden: it is of a later day, where it is looked for")
         self.head = Head(sequence, digest)
         if access is not None and access.method == REMOVED and not access.caller:
             self._removed.append(access.answer)
-        wanted = self.wanted.pop(sequence, None)
-        if wanted is not None:
+        for wanted in self.wanted.pop(sequence, ()):
             self.met += 1
             if wanted.hash != digest:
                 self._fault(day, sequence, "written anew: its hash is not the head's that is known")
@@ -209,16 +215,17 @@ class _Reader:
         begins = self.begins or START
         if begins != START and not any(said == f"up to {begins}" for said in self._removed):
             self._fault("", 0, f"{_lines(1, begins.sequence)}: missing, and no entry says why")
-        for sequence in sorted(self.wanted):
+        for sequence, heads in sorted(self.wanted.items()):
             if sequence > self.head.sequence:
                 self._fault(
                     "", sequence, f"cut off: it is a known head, and the last is {self.head}"
                 )
-            elif sequence <= begins.sequence:
-                if self.wanted[sequence] == begins:
-                    self.met += 1
-            else:
+            elif sequence > begins.sequence:
                 self._fault("", sequence, "missing: it is a known head")
+            elif sequence == begins.sequence:
+                self.met += len(heads)
+                if any(head != begins for head in heads):
+                    self._fault("", sequence, "written anew: the log does not begin after that")
 
     def _fault(self, day: str, sequence: int, text: str) -> None:
         self.faults.append(Fault(day, sequence, text))

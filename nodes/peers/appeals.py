@@ -48,6 +48,12 @@ LARGEST_CALL: Final = 3 * 1024 * 1024
 CALL_SECONDS: Final = 10.0
 """The answering node holds each appeal against its store and verifies its receipt."""
 
+VISIT_SECONDS: Final = 20.0
+"""What one province may take of a round: the others wait for its end."""
+
+GATHER_SECONDS: Final = 0.1
+"""How long filings gather that go together: who files without end makes no round without end."""
+
 LONGEST_PAUSE: Final = 12
 """A province that does not answer is tried again after so many polls' time at most."""
 
@@ -78,6 +84,8 @@ class _Way:
 
     asked: bytes = b""
     """Up to where the round of asking has come."""
+    ask_from: float = 0.0
+    """When to ask again; what is filed meanwhile goes at once, and asks for nothing."""
     pause: float = 0.0
     not_before: float = 0.0
     why: str = ""
@@ -130,6 +138,7 @@ class AppealCourier:
             try:
                 async with asyncio.timeout(self._poll):
                     await self._woken.wait()
+                    await asyncio.sleep(GATHER_SECONDS)
             except TimeoutError:
                 pass
 
@@ -152,10 +161,8 @@ class AppealCourier:
         """
         refused: Counter[str] = Counter()
         try:
-            way.asked = await self._bring(province, way.asked, refused, delivered=True)
-            after = await self._bring(province, b"", refused, delivered=False)
-            while after:
-                after = await self._bring(province, after, refused, delivered=False)
+            async with asyncio.timeout(VISIT_SECONDS):
+                await self._call_on(province, way, refused)
         except (UnreachableError, MalformedObjectError, OverloadedError) as error:
             self._failed(province, way, str(error))
         except StoreUnavailableError:
@@ -169,6 +176,15 @@ class AppealCourier:
         if refused and refused != way.refused:
             log.warning("appeals.not_taken", province=province, reasons=dict(refused))
         way.refused = refused
+
+    async def _call_on(self, province: str, way: _Way, refused: Counter[str]) -> None:
+        now = asyncio.get_running_loop().time()
+        if way.ask_from <= now:
+            way.asked = await self._bring(province, way.asked, refused, delivered=True)
+            way.ask_from = now + self._poll
+        after = await self._bring(province, b"", refused, delivered=False)
+        while after:
+            after = await self._bring(province, after, refused, delivered=False)
 
     def _failed(self, province: str, way: _Way, why: str) -> None:
         if way.why != why:

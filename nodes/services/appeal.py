@@ -32,6 +32,7 @@ from exchange.v1 import types_pb2
 from nodes.audit.entries import Entry, Recorder
 from nodes.call import Call
 from nodes.identity import Role
+from nodes.services.acts import whole
 from nodes.services.limits import Limit
 from nodes.services.validation import check
 from nodes.store.appeals import AppealStore, Kept, of_holder, of_issuer
@@ -96,6 +97,7 @@ class AppealService:
 
     # --- filing -----------------------------------------------------------------------------
 
+    @whole
     async def file_appeal(self, request: pb.FileAppealRequest, call: Call) -> pb.FileAppealResponse:
         """Take an appeal; it goes to the province that must answer by itself."""
         now, trust = self._clock(), self._trust()
@@ -225,6 +227,7 @@ class AppealService:
 
     # --- answering --------------------------------------------------------------------------
 
+    @whole
     async def answer_appeal(
         self, request: pb.AnswerAppealRequest, call: Call
     ) -> pb.AnswerAppealResponse:

@@ -29,6 +29,7 @@ from nodes.audit.entries import Entry, Recorder
 from nodes.call import Call
 from nodes.identity import Identity, Role
 from nodes.publisher import Publisher, called
+from nodes.services.acts import whole
 from nodes.services.limits import Limit
 from nodes.services.validation import check
 from nodes.store.attestations import AttestationStore
@@ -140,6 +141,7 @@ class AttestationService:
             answer.already_published = already
         return answer
 
+    @whole
     async def revoke_attestation(
         self, request: pb.RevokeAttestationRequest, call: Call
     ) -> pb.RevokeAttestationResponse:
@@ -151,6 +153,7 @@ class AttestationService:
         self._record(call, "RevokeAttestation", str(id_), _word(at, now))
         return pb.RevokeAttestationResponse(revoke_time=Timestamp(seconds=at))
 
+    @whole
     async def batch_revoke_attestations(
         self, request: pb.BatchRevokeAttestationsRequest, call: Call
     ) -> pb.BatchRevokeAttestationsResponse:
@@ -221,7 +224,9 @@ class AttestationService:
                         authority=note.authority,
                         reason=note.reason,
                     )
-                    words = f"{progress.revoked} revoked{'' if done else ', not to the end'}"
+                    words = f"{progress.revoked} revoked"
+                    if not done:  # nor heard of what was on its way
+                        words = f"at least {words}, not to the end"
                     self._record(call, "RevokeIssuerAttestations", code, words)
         yield _progress(progress, done=True)
 

@@ -126,7 +126,7 @@ def _read_place(token: str) -> Place | None:
         day, time, sequence = found
         if not (isinstance(day, str) and isinstance(time, str) and isinstance(sequence, int)):
             raise TypeError  # noqa: TRY301 - one way out
-        if not 0 <= sequence < 1 << 63:
+        if not (0 <= sequence < 1 << 63 and day.isascii() and time.isascii()):
             raise ValueError  # noqa: TRY301 - the same
     except (ValueError, TypeError, RecursionError):
         raise InvalidFieldError(

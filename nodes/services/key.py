@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import structlog
 
@@ -14,6 +15,7 @@ from exchange.v1 import key_service_pb2 as pb
 from nodes.audit.entries import Entry, Recorder
 from nodes.call import Call
 from nodes.keysteps import ByKind, Count, Done, KeySteps
+from nodes.services.acts import whole
 
 __all__ = ["KeyService"]
 
@@ -55,27 +57,29 @@ class KeyService:
         """Make a key, and publish it."""
         dry = request.validate_only
         algorithm = Algorithm[request.algorithm or Algorithm.ES256.name]
-        done = await self._steps.prepare(algorithm, by=call.caller.uri, dry=dry)
+        taking = self._steps.prepare(algorithm, by=call.caller.uri, dry=dry)
+        done = await self._taken(taking, call, "PrepareKey")
         kid = "" if dry or done.public is None else done.public.kid.hex()
-        self._record(call, "PrepareKey", kid, done)
         return pb.PrepareKeyResponse(step=await self._step(done), kid=kid)
 
     async def activate_key(
         self, request: pb.ActivateKeyRequest, call: Call
     ) -> pb.ActivateKeyResponse:
         """Sign with a prepared key from now on."""
-        done = await self._steps.activate(
+        taking = self._steps.activate(
             request.kid, by=call.caller.uri, force=request.force, dry=request.validate_only
         )
-        self._record(call, "ActivateKey", request.kid, done, "forced" if request.force else "")
+        how = "forced" if request.force else ""
+        done = await self._taken(taking, call, "ActivateKey", request.kid, how)
         return pb.ActivateKeyResponse(step=await self._step(done))
 
     async def retire_key(self, request: pb.RetireKeyRequest, call: Call) -> pb.RetireKeyResponse:
         """Take a key out of the list."""
-        done = await self._steps.retire(
+        taking = self._steps.retire(
             request.kid, by=call.caller.uri, force=request.force, dry=request.validate_only
         )
-        self._record(call, "RetireKey", request.kid, done, "forced" if request.force else "")
+        how = "forced" if request.force else ""
+        done = await self._taken(taking, call, "RetireKey", request.kid, how)
         return pb.RetireKeyResponse(step=await self._step(done))
 
     async def taint_key(self, request: pb.TaintKeyRequest, call: Call) -> pb.TaintKeyResponse:
@@ -83,31 +87,49 @@ class KeyService:
         at = None
         if request.HasField("from_time"):
             at = views.time_from_proto(request.from_time, field="from_time")
-        done = await self._steps.taint(
+        taking = self._steps.taint(
             request.kid,
             at,
             by=call.caller.uri,
             emergency=request.emergency,
             dry=request.validate_only,
         )
-        self._record(call, "TaintKey", request.kid, done, "emergency" if request.emergency else "")
+        how = "emergency" if request.emergency else ""
+        done = await self._taken(taking, call, "TaintKey", request.kid, how)
         return pb.TaintKeyResponse(step=await self._step(done))
 
     async def revoke_key(self, request: pb.RevokeKeyRequest, call: Call) -> pb.RevokeKeyResponse:
         """End a key and all that it signed."""
-        done = await self._steps.revoke(
+        taking = self._steps.revoke(
             request.kid,
             by=call.caller.uri,
             emergency=request.emergency,
             dry=request.validate_only,
         )
-        self._record(call, "RevokeKey", request.kid, done, "emergency" if request.emergency else "")
+        how = "emergency" if request.emergency else ""
+        done = await self._taken(taking, call, "RevokeKey", request.kid, how)
         return pb.RevokeKeyResponse(step=await self._step(done))
 
-    def _record(self, call: Call, method: str, kid: str, done: Done, how: str = "") -> None:
+    @whole
+    async def _taken(
+        self,
+        taking: Coroutine[Any, Any, Done],
+        call: Call,
+        method: str,
+        kid: str = "",
+        how: str = "",
+    ) -> Done:
+        """Take a step, and record it.
+
+        :param kid: "" for the new key's.
+        """
+        done = await taking
         if done.trust_version:  # else it was only tried
+            if not kid and done.public is not None:
+                kid = done.public.kid.hex()
             words = f"trust list {done.trust_version}{how and f', {how}'}"
             self._audit.record(Entry(call.caller.uri, method, call.request_id, words, target=kid))
+        return done
 
     async def _step(self, done: Done) -> pb.KeyStep:
         count = await self._counted(done)

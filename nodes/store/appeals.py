@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError
 
+from exchange import cose
 from exchange.appeals import (
     KEPT,
     Answer,
@@ -42,6 +43,7 @@ from exchange.errors import (
     AppealStateError,
     IdTakenError,
     InvalidFieldError,
+    MalformedObjectError,
     NotFoundError,
     StoreUnavailableError,
 )
@@ -50,7 +52,7 @@ from exchange.v1 import appeal_service_pb2 as pb
 from nodes.store.writer import BatchWriter, Change
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from nodes.store.connection import Command, Connection
 
@@ -61,6 +63,9 @@ MEMBER_BYTES: Final = 24
 
 TEXTS_BYTES: Final = 4096
 """Of an appeal without its receipt, at most: two texts of 500 characters, ids and times."""
+
+READ_AT_ONCE: Final = 32
+"""Appeals that are read together where a page may end before its last one."""
 
 ALL: Final = b"a"
 FILED: Final = b"f"
@@ -227,8 +232,8 @@ class AppealStore:
         )
         members = sorted({member for page in pages for member in page}, reverse=True)
         kept: list[Kept] = []
-        for at, each in enumerate(await self._read([member[8:] for member in members[:most]])):
-            after = members[at]
+        async for member, each in self._each(members[:most]):
+            after = member
             # A crash may have left one that has its answer.
             if each is not None and not (unanswered and each.appeal.answer is not None):
                 kept.append(each)
@@ -277,13 +282,11 @@ class AppealStore:
             for each in found
             if each is not None and each.appeal.state is state
         ]
-        stale = [
-            member
-            for member, each in zip(page, found, strict=True)
-            if each is None or each.appeal.state is not state
-        ]
-        if stale:  # it has ended; or a crash left it
-            await self._reads.execute(b"ZREM", key, *stale)
+        for member, each in zip(page, found, strict=True):
+            if each is None:  # it has ended
+                await self._reads.execute(b"ZREM", key, member)
+            elif each.appeal.state is not state:  # a crash left it, in other lists too
+                await self.settle(each.appeal.id.bytes)
         return batch, page[-1] if len(page) == most else b""
 
     async def standing(self) -> Standing:
@@ -322,6 +325,13 @@ class AppealStore:
         return None
 
     # --- inside -----------------------------------------------------------------------------
+
+    async def _each(self, members: Sequence[bytes]) -> AsyncIterator[tuple[bytes, Kept | None]]:
+        """Go through appeals, reading no more than some at once: each may be of 64 KiB."""
+        for at in range(0, len(members), READ_AT_ONCE):
+            some = members[at : at + READ_AT_ONCE]
+            for each in zip(some, await self._read([id_[8:] for id_ in some]), strict=True):
+                yield each
 
     async def _read(self, ids: Sequence[bytes]) -> list[Kept | None]:
         replies = await self._reads.ask(
@@ -442,11 +452,19 @@ def _key(id_: bytes) -> bytes:
 
 def _contested_key(appeal: Appeal) -> bytes:
     contested = (
-        hashlib.sha256(appeal.receipt).digest()
+        hashlib.sha256(_decided(appeal.receipt)).digest()
         if appeal.attestation_id is None
         else appeal.attestation_id.bytes
     )
     return b"qc:{%b%b}" % (appeal.province.encode(), contested)
+
+
+def _decided(receipt: bytes) -> bytes:
+    """What its signature covers: around that, anybody may spell the same receipt in other bytes."""
+    try:
+        return cose.parse(receipt, cose.ObjectType.RECEIPT).payload
+    except MalformedObjectError:
+        return receipt
 
 
 def _seconds(time: datetime | None) -> bytes:

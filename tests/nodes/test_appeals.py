@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import time
 import urllib.request
 import uuid
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
+import cbor2
 import grpc
 import grpc.aio
 import pytest
@@ -44,6 +47,7 @@ from nodes.identity import Identity, Role
 from nodes.ids import new_id
 from nodes.peers import appeals as courier_module
 from nodes.peers.appeals import AppealCourier
+from nodes.services import acts
 from nodes.services import appeal as service_module
 from nodes.services.appeal import AppealService
 from nodes.store.appeals import AppealStore, Kept, Standing, of_holder, of_issuer
@@ -546,6 +550,19 @@ async def test_a_crash_between_record_and_lists_is_healed_by_filing_again(box, r
         assert (await page(box, names, unanswered=True))[0] == [own]
 
 
+async def test_a_crash_between_an_answer_and_its_lists_is_healed_by_the_courier(box, raw):
+    sent = kept(answering=GUANGDONG)
+    await box.file(sent)
+    await box.settle(sent.appeal.id.bytes, delivered_at=now())
+    answer = appeals.answer_to_proto(REJECTED).SerializeToString()
+    await raw.execute(b"HSET", b"q:{%b}" % sent.appeal.id.bytes, b"r", answer)
+    assert await box.open_of(sent.tokens) == 1
+    await box.batch(GUANGDONG, delivered=True, after=b"", most=10)
+    assert await box.open_of(sent.tokens) == 0
+    assert await box.waiting() == []
+    assert await page(box, unanswered=True) == ([], b"")
+
+
 async def test_a_claim_whose_appeal_never_came_holds_nobody_up(box, raw):
     own = kept()
     await box.file(own)
@@ -589,6 +606,22 @@ async def test_a_page_of_large_receipts_ends_early_and_goes_on(box):
     assert len(part) == 2
     rest, end = await page(box, largest=100_000, after=after)
     assert (len(rest), end) == (2, b"")
+
+
+async def test_a_page_reads_little_more_than_it_gives(box, raw):
+    # Of a thousand that a peer brought, each with 64 KiB, a call would take 64 MiB of memory.
+    async def reads():
+        stats = (await raw.execute(b"INFO", b"commandstats")).decode()
+        return int(stats.partition("cmdstat_hmget:calls=")[2].partition(",")[0])
+
+    for _ in range(80):
+        await box.file(kept(receipt=b"r" * 1000))
+    before = await reads()
+    part, after = await page(box, most=1000, largest=1)
+    assert len(part) == 1
+    assert await reads() - before <= 40
+    rest, _ = await page(box, most=1000, after=after)
+    assert len(rest) == 79
 
 
 async def test_a_page_token_of_nobody_is_refused(box):
@@ -710,6 +743,42 @@ async def test_every_look_and_act_is_recorded(service, exchange, people):
     assert {each.token for each in service.recorded} == {token}
 
 
+async def test_an_answer_is_recorded_though_its_caller_hangs_up(service, exchange, people, box):
+    app, admin = called(Role.APP), called(Role.ADMIN)
+    ids = []
+    for ticks in range(1, 12):
+        request = filing(people.document(), receipt=signed_receipt(exchange))
+        await service.file_appeal(request, app)
+        ids.append(request.appeal_id)
+        answer = pb.AnswerAppealRequest(
+            appeal_id=request.appeal_id, answer=pb.AppealAnswer(resolution=3, reason="误判")
+        )
+        answering = asyncio.create_task(service.answer_appeal(answer, admin))
+        for _ in range(ticks):  # at every moment
+            await asyncio.sleep(0)
+        answering.cancel()
+        await asyncio.wait({answering})
+    async with asyncio.timeout(10):
+        await acts.ended()
+    await box.file(kept())  # what was written before is done
+    answered = {id_ for id_ in ids if (await box.get(uuid.UUID(id_).bytes)).appeal.answer}
+    assert answered
+    recorded = {each.target for each in service.recorded if each.method == "AnswerAppeal"}
+    assert recorded == answered
+
+
+async def test_a_decision_is_contested_once_however_its_receipt_is_spelled(
+    service, exchange, people
+):
+    signed, app = signed_receipt(exchange), called(Role.APP)
+    tag, array = signed[:1], cbor2.loads(signed).value
+    spelled = tag + cbor2.dumps([array[0], {99: "anything"}, *array[2:]])
+    receipts.verify(spelled, exchange.trust(), now())
+    await service.file_appeal(filing(people.document(), receipt=signed), app)
+    with pytest.raises(AppealStateError, match="about the same"):
+        await service.file_appeal(filing(people.document(), receipt=spelled), app)
+
+
 async def test_a_holder_files_so_many_at_once_and_no_more(service, exchange, people, monkeypatch):
     monkeypatch.setattr(service_module, "OPEN_OF_HOLDER", 2)
     document, app = people.document(), called(Role.APP)
@@ -793,6 +862,8 @@ class Liar:
         request = pb.ExchangeAppealsRequest.FromString(data)
         self.calls.append(request)
         answer = self.say(request)
+        if inspect.isawaitable(answer):
+            answer = await answer
         if answer is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "胡小君")
         return answer if isinstance(answer, bytes) else answer.SerializeToString()
@@ -941,6 +1012,66 @@ async def test_what_waits_is_asked_about_in_turns(box, liar, courier, monkeypatc
 
     await until(all_asked)
     assert max(len(call.appeals) for call in liar.calls) == 2
+
+
+async def test_what_is_filed_makes_nobody_be_asked_sooner(box, liar, courier):
+    waiting = kept(answering=GUANGDONG)
+    await box.file(waiting)
+    await box.settle(waiting.appeal.id.bytes, delivered_at=now())
+    liar.say = honest
+    made = courier(poll_seconds=3600)
+    for _ in range(3):
+        filed = kept(answering=GUANGDONG)
+        await box.file(filed)
+        made.wake()
+
+        async def delivered(id_=filed.appeal.id.bytes):
+            return (await box.get(id_)).appeal.state is State.DELIVERED
+
+        await until(delivered)
+    asked = [each.appeal.appeal_id for call in liar.calls for each in call.appeals]
+    assert asked.count(str(waiting.appeal.id)) == 1
+
+
+async def test_a_province_that_stalls_does_not_hold_the_others_up(box, liar, monkeypatch):
+    monkeypatch.setattr(courier_module, "VISIT_SECONDS", 0.5)
+    monkeypatch.setattr(courier_module, "AT_ONCE", 1)
+    liar.say = honest
+    async with Liar() as stalling:
+        calls = []
+
+        async def stall(request):
+            calls.append(request)
+            await asyncio.sleep(0.4)
+            return refusing(UnknownIssuerError("not yet"))(request)
+
+        stalling.say = stall
+        for _ in range(100):
+            await box.file(kept(answering=SHANGHAI))
+
+        class Links:
+            def get(self, province, /):
+                channel = {SHANGHAI: stalling, GUANGDONG: liar}[province].channel
+                return SimpleNamespace(link=SimpleNamespace(channel=channel), circuit_open=False)
+
+        made = AppealCourier(box, Links(), lambda: datetime.now(UTC), poll_seconds=0.1)
+        running = asyncio.create_task(made.run())
+
+        async def stalled():
+            return calls
+
+        await until(stalled)
+        filed = kept(answering=GUANGDONG)
+        await box.file(filed)
+        made.wake()
+
+        async def delivered():
+            return (await box.get(filed.appeal.id.bytes)).appeal.state is State.DELIVERED
+
+        await until(delivered)
+        assert len(calls) < 50
+        running.cancel()
+        await asyncio.wait({running})
 
 
 async def test_what_is_filed_goes_at_once(box, liar, courier):

@@ -25,6 +25,7 @@ from structlog.testing import capture_logs
 from exchange.errors import AuditUnavailableError, InvalidFieldError
 from exchange.v1 import types_pb2
 from nodes.audit.chain import START, Digester, Form, Head, read, stamp
+from nodes.audit.days import Days, Line
 from nodes.audit.entries import Entry
 from nodes.audit.log import AuditLog
 from nodes.audit.spool import HALF, Spool
@@ -211,6 +212,15 @@ async def test_a_key_that_others_may_read_is_refused(written, opened):
             pass
 
 
+async def test_a_key_that_is_gone_is_not_made_anew(written, opened):
+    # Under another key, no holder would find who looked before, and `verify` would find no fault.
+    (written / "key").unlink()
+    with pytest.raises(InvalidFieldError, match="is missing"):
+        async with opened():
+            pass
+    assert not (written / "key").exists()
+
+
 async def test_the_digests_of_two_nodes_cannot_be_joined(written, tmp_path, clock):
     log = AuditLog.open(tmp_path / "other", clock, 184)
     log.record(entry())
@@ -321,6 +331,62 @@ async def test_a_directory_that_cannot_be_made_is_refused(opened, tmp_path):
             pass
 
 
+def test_a_key_that_a_full_disk_cut_short_is_made_anew(tmp_path):
+    # A limit on the size of files stands in for the disk: at its first start, and never again.
+    work = (
+        "import resource, signal, sys\n"
+        "from datetime import UTC, datetime\n"
+        "from pathlib import Path\n"
+        "from exchange.errors import AuditUnavailableError\n"
+        "from nodes.audit.log import AuditLog\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "def start(): AuditLog.open(Path(sys.argv[1]), lambda: datetime.now(UTC), 184)\n"
+        "limits = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))\n"
+        "try: start()\n"
+        "except AuditUnavailableError as error: print(error)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, limits)\n"
+        "start()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", work, str(tmp_path / "audit")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert "cannot be opened" in done.stdout
+
+
+async def test_a_log_that_could_not_be_opened_is_free_for_the_next_try(written, opened):
+    (written / "2022-01-13.db").write_bytes(b"no database at all, and long enough to be one" * 9)
+    with pytest.raises(AuditUnavailableError, match="not a database"):
+        async with opened():
+            pass
+    (written / "2022-01-13.db").unlink()
+    async with opened() as log:
+        log.record(entry())
+
+
+def test_a_spool_with_holes_is_filled_up_before_it_is_used(tmp_path):
+    # Copied by a tool that saves space: a full disk would end the node by a signal.
+    with (tmp_path / "spool").open("wb") as file:
+        file.truncate(1 << 20)
+    Spool(tmp_path / "spool", 1 << 19).close()
+    assert (tmp_path / "spool").stat().st_blocks * 512 >= 1 << 20
+
+
+def test_lists_that_wait_for_one_another_index_once(written):
+    days = Days(written)
+    line = Line("2022-01-12", 13, Form(stamp(NOON), entry()).line(13, "x", ["0" * 16]), b"", 1)
+    days.write([line], verify(written).head)
+    days.index()
+    with contextlib.closing(sqlite3.connect(written / "2022-01-12.db")) as other:
+        other.execute("BEGIN IMMEDIATE")  # whoever would write now waits for it
+        days.index()
+    days.close()
+
+
 _RECORDS = """
 import asyncio, structlog, sys
 from datetime import UTC, datetime
@@ -418,6 +484,8 @@ async def test_a_clock_that_is_put_back_over_midnight_breaks_nothing(written, op
 async def test_old_days_are_removed_one_by_one_and_verify_knows(written, opened, clock):
     clock.now = NOON + 185 * DAY
     async with opened() as log:
+        log.record(entry())
+        await log.flush()
         await log._remove_day()
         assert sorted(path.stem for path in written.glob("*.db"))[:2] == [
             "2022-01-11",
@@ -426,18 +494,39 @@ async def test_old_days_are_removed_one_by_one_and_verify_knows(written, opened,
         await log._remove_day()  # 184 days and some hours old
         clock.now += DAY
         await log._remove_day()
-        assert len(await everything(log)) == 4 + 2
+        assert len(await everything(log)) == 4 + 1 + 2
     found = verify(written)
     assert (found.faults, found.begins.sequence) == ([], 8)
+
+
+async def test_a_clock_that_leaps_removes_nothing(written, opened, clock):
+    clock.now = NOON + 2000 * DAY
+    async with opened() as log:
+        await log._remove_day()
+        clock.now = NOON + 2 * DAY
+        log.record(entry())
+        assert len(await everything(log)) == 13
+    assert max(path.stem for path in written.glob("*.db")) == "2022-01-12"
 
 
 async def test_the_day_that_is_written_is_never_removed(written, opened, clock):
     clock.now = NOON + 2000 * DAY
     async with opened() as log:
+        log.record(entry())
+        await log.flush()
         for _ in range(5):
             await log._remove_day()
-        assert len(await everything(log)) == 3
+        assert len(await everything(log)) == 4
     assert not faults(written)
+
+
+async def test_a_day_under_an_older_name_is_not_removed(written, opened, clock):
+    (written / "2022-01-10.db").rename(written / "2020-01-01.db")
+    async with opened() as log:
+        with capture_logs() as logged:
+            await log._remove_day()
+        assert [each["event"] for each in logged] == ["audit.day_not_removed"]
+    assert (written / "2020-01-01.db").exists()
 
 
 # --- what was done to it --------------------------------------------------------------------
@@ -510,6 +599,14 @@ def test_a_day_under_another_days_name_is_told(written):
     assert ("2022-01-13", 0) in {each[:2] for each in faults(written)}
 
 
+def test_a_day_under_an_earlier_days_name_is_told(written):
+    # Who asks for times from the 10th on would not be shown what lies in it.
+    (written / "2022-01-10.db").rename(written / "2022-01-08.db")
+    found = faults(written)
+    assert [each[:2] for each in found] == [("2022-01-08", sequence) for sequence in (1, 2, 3, 4)]
+    assert found[0][2].startswith("hidden")
+
+
 def test_a_cut_end_is_told_by_a_head_alone(written):
     head = verify(written).head
     for table in ("accesses", "seen"):
@@ -532,6 +629,61 @@ def test_a_log_written_anew_is_told_by_a_head_alone(written):
     assert faults(written, head) == [
         ("2022-01-12", 12, "written anew: its hash is not the head's that is known")
     ]
+
+
+def test_two_heads_of_one_line_do_not_hide_that_it_was_written_anew(written):
+    head = verify(written).head
+    before = Head(head.sequence, bytes(32))
+    for heads in ((before, head), (head, before)):
+        assert [each[:2] for each in faults(written, *heads)] == [("2022-01-12", 12)]
+    assert verify(written, [head, head]).heads == 2
+
+
+def test_a_beginning_that_is_not_the_known_head_is_told(written):
+    (written / "2022-01-10.db").unlink()
+    begins = verify(written).begins
+    assert verify(written, [begins]).heads == 1
+    other = Head(begins.sequence, bytes(32))
+    assert ("", 4) in {each[:2] for each in faults(written, other)}
+
+
+def test_a_line_with_a_number_beyond_all_is_told(written):
+    line = _rows(written, 11, 6)[0][1].replace('"sequence":6', '"sequence":1e999')
+    changed(written, 11, "UPDATE accesses SET line = ? WHERE sequence = 6", line)
+    assert [each[:2] for each in faults(written)] == [("2022-01-11", 6)]
+
+
+def test_a_day_without_its_start_is_told(written):
+    changed(written, 11, "DELETE FROM start")
+    assert ("2022-01-11", 0) in {each[:2] for each in faults(written)}
+
+
+@pytest.mark.parametrize("day", [10, 12])
+async def test_a_day_without_start_and_lines_is_refused_in_words(written, opened, clock, day):
+    for table in ("start", "accesses"):
+        changed(written, day, f"DELETE FROM {table}")
+    clock.now += 300 * DAY
+    if day == 12:
+        with pytest.raises(AuditUnavailableError, match="no head"):
+            async with opened():
+                pass
+    else:
+        async with opened() as log:
+            log.record(entry())
+            await log.flush()
+            with capture_logs() as logged:
+                await log._remove_day()
+            assert [each["event"] for each in logged] == ["audit.day_not_removed"]
+
+
+async def test_a_spool_with_no_line_in_it_is_refused_in_words(written, opened):
+    head = verify(written).head
+    spool = Spool(written / "spool", 1 << 16)
+    spool.put(hashlib.sha256(head.hash + b"{}").digest(), b"{}")
+    spool.close()
+    with pytest.raises(AuditUnavailableError, match="not a line"):
+        async with opened():
+            pass
 
 
 def test_a_damaged_file_is_told_and_the_rest_looked_through(written):

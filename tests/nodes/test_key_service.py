@@ -40,6 +40,7 @@ from nodes.identity import Identity, Role, make_authority
 from nodes.keyring import Keyring
 from nodes.keysteps import KeySteps
 from nodes.rotation import Rotation, Schedule
+from nodes.services import acts
 from nodes.services.key import KeyService
 from nodes.store.attestations import AttestationStore
 from nodes.store.records import NewRecord
@@ -383,6 +384,19 @@ async def test_every_step_that_is_taken_is_recorded(lab):
     ]
     answers = [each.answer.partition(", ")[2] for each in lab.recorded]
     assert answers == ["", "forced", "emergency"]
+
+
+async def test_a_step_is_recorded_though_its_caller_hangs_up(lab):
+    lab.registry.late = True
+    kid = lab.kid(ACTIVE)
+    step = asyncio.create_task(lab.revoke(kid, emergency=True))
+    await lab.registry.asked.wait()
+    step.cancel()
+    await asyncio.wait({step})
+    await lab.keeper.offer(lab.registry.current)
+    async with asyncio.timeout(10):
+        await acts.ended()
+    assert [(each.method, each.target) for each in lab.recorded] == [("RevokeKey", kid)]
 
 
 async def test_what_is_only_tried_and_what_is_refused_is_not_recorded(lab):

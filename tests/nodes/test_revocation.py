@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from google.rpc import code_pb2, error_details_pb2
 from recording import Recorded
+from storing import new
 
 from exchange import attestations, offline, publication, status, statuslist
 from exchange.attestations import AttestationVerifier
@@ -35,6 +36,7 @@ from exchange.v1 import peer_service_pb2 as peer
 from exchange.v1 import types_pb2
 from nodes.call import Call
 from nodes.identity import Identity, Role
+from nodes.services import acts
 from nodes.services.attestation import AttestationService
 from nodes.store.attestations import AttestationStore
 from nodes.store.records import NewRecord, Progress
@@ -430,6 +432,62 @@ class SlowStore:
             yield Progress(1, 0, 0)
         finally:
             self.walking -= 1
+
+
+async def test_a_walk_that_was_broken_off_is_not_recorded_as_less_than_it_did():
+    store, recorded = SlowStore(), Recorded()
+    service = AttestationService(
+        store=store,
+        publisher=None,
+        verifier=None,
+        trust=None,
+        clock=lambda: datetime.now(UTC),
+        audit=recorded,
+    )
+    request = pb.RevokeIssuerAttestationsRequest(credit_code=OTHER, reason=REASON)
+    request.sample_start_time.FromDatetime(datetime.now(UTC) - timedelta(days=1))
+    request.sample_end_time.FromDatetime(datetime.now(UTC))
+    call = Call(Identity(SICHUAN, Role.ADMIN, "chen"), "request-1")
+    walk = asyncio.create_task(anext(service.revoke_issuer_attestations(request, call)))
+    await store.begun.wait()
+    walk.cancel()  # what is on its way to the store is revoked all the same
+    await asyncio.wait({walk})
+    assert [each.answer for each in recorded] == ["at least 0 revoked, not to the end"]
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_revocation_is_recorded_though_its_caller_hangs_up(store, many):
+    recorded = Recorded()
+    service = AttestationService(
+        store=store,
+        publisher=None,
+        verifier=None,
+        trust=None,
+        clock=lambda: datetime.now(UTC),
+        audit=recorded,
+    )
+    call = Call(Identity(SICHUAN, Role.ADMIN, "chen"), "request-1")
+    records = [new() for _ in range(12)]
+    for record in records:
+        await store.publish(record)
+    for ticks, record in enumerate(records, 1):
+        id_ = str(UUID(bytes=record.id))
+        if many:
+            request = pb.BatchRevokeAttestationsRequest(attestation_ids=[id_], reason=REASON)
+            revoking = asyncio.create_task(service.batch_revoke_attestations(request, call))
+        else:
+            request = pb.RevokeAttestationRequest(attestation_id=id_, reason=REASON)
+            revoking = asyncio.create_task(service.revoke_attestation(request, call))
+        for _ in range(ticks):  # at every moment
+            await asyncio.sleep(0)
+        revoking.cancel()
+        await asyncio.wait({revoking})
+    async with asyncio.timeout(10):
+        await acts.ended()
+    await store.publish(new())  # what was written before is done
+    revoked = {str(UUID(bytes=each.id)) for each in records if await store.revocation(each.id)}
+    assert revoked
+    assert {each.target for each in recorded} == revoked
 
 
 async def test_more_walks_than_the_node_or_a_caller_may_have_are_refused():
