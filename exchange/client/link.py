@@ -78,8 +78,8 @@ class Link:
 
         A server that moved, or whose authorities changed, is left after ``patience`` whether the
         new channel is ready or not: who is no longer believed must not be called for ever. Where
-        only the caller's own pair changed, a working channel stays in use until the server accepts
-        the new one.
+        only the caller's own pair changed, the old channel stays in use until the server accepts
+        the new one: it may be between two connections at any moment, and work again at the next.
         """
         if endpoint == self._goal:
             return
@@ -112,16 +112,14 @@ class Link:
     async def _move(self, endpoint: Endpoint) -> None:
         old, new = self._channel, self._open(endpoint)
         try:
-            await self._until_ready(new, old, endpoint)
+            await self._until_ready(new, endpoint)
         except asyncio.CancelledError:
             await new.close()
             raise
         self._channel, self._endpoint, self._moving = new, endpoint, None
         self._start(self._retire(old))
 
-    async def _until_ready(
-        self, new: grpc.aio.Channel, old: grpc.aio.Channel, endpoint: Endpoint
-    ) -> None:
+    async def _until_ready(self, new: grpc.aio.Channel, endpoint: Endpoint) -> None:
         before = self._endpoint
         elsewhere = (before.target, before.name, before.authorities) != (
             endpoint.target,
@@ -133,7 +131,7 @@ class Link:
                 async with asyncio.timeout(self._patience):
                     await new.channel_ready()
                     return
-            if elsewhere or not _is_ready(old):
+            if elsewhere:
                 return
 
     async def _retire(self, channel: grpc.aio.Channel) -> None:

@@ -269,14 +269,16 @@ async def test_a_client_whose_new_certificate_is_not_accepted_goes_on_with_the_o
         used = app._channel
         identity = Identity(GUANGDONG, Role.APP, "app")
         pair = issue(stranger, identity, now=datetime.now(UTC), lifetime=DAY)
-        for (file, _), content in zip(good, pair, strict=True):
-            file.write_bytes(content)
-        await until("the client tries", lambda: app._link._moving)
-        await asyncio.sleep(2)  # connections end of age, and the old pair makes new ones
-        await more()
-        assert app._channel is used
-        for file, content in good:
-            file.write_bytes(content)
+        try:
+            for (file, _), content in zip(good, pair, strict=True):
+                file.write_bytes(content)
+            await until("the client tries", lambda: app._link._moving)
+            await asyncio.sleep(2)  # connections end of age, and the old pair makes new ones
+            await more()
+            assert app._channel is used
+        finally:
+            for file, content in good:
+                file.write_bytes(content)
         await until("the client tries no more", lambda: not app._link._moving)
 
 
