@@ -145,10 +145,12 @@ def _profile(code: str, metadata: Targets) -> Iterator[Text]:
     _, en = _name(code)
     keys = ", ".join(f"{key.public.kid.hex()} ({key.state})" for key in profile.keys)
     addresses = ", ".join(profile.addresses)
+    count = len(profile.rules)
     yield Text(
-        f"{code} 自签的资料：节点 {addresses}；签名密钥 {keys}；规则 {len(profile.rules)} 条",
-        f"what {en} signed itself: nodes {addresses}; attestation keys {keys}; "
-        f"{len(profile.rules)} rules",
+        f"{code} 自签的资料：节点 {addresses}；签名密钥 {keys}；规则 {count} 条；"
+        f"应用 {'、'.join(app.zh for app in profile.apps) or '无'}",
+        f"what {en} signed itself: nodes {addresses}; attestation keys {keys}; {count} rules; "
+        f"apps {', '.join(app.id for app in profile.apps) or 'none'}",
     )
 
 

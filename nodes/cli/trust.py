@@ -83,7 +83,15 @@ def _print(found: TrustList) -> None:
     console.print(
         output.table(
             "省级行政区 Provinces",
-            ("code", "中文", "English", "keys: kid algorithm state since", "addresses", "rules"),
+            (
+                "code",
+                "中文",
+                "English",
+                "keys: kid algorithm state since",
+                "addresses",
+                "rules",
+                "应用 apps",
+            ),
             (
                 (
                     code,
@@ -96,6 +104,7 @@ def _print(found: TrustList) -> None:
                     ),
                     output.lines(profile.addresses),
                     str(len(profile.rules)),
+                    output.lines(f"{app.zh} {app.id}" for app in profile.apps),
                 )
                 for code, profile in sorted(found.profiles.items())
             ),

@@ -23,7 +23,7 @@ from exchange.trust import ceremony, epochs, proposals, refresh, roles
 from exchange.trust.about import LIFETIME
 from exchange.trust.changes import describe
 from exchange.trust.drafts import Draft, Holders
-from exchange.trust.profile import AttestationKey, KeyState, Profile
+from exchange.trust.profile import App, AttestationKey, KeyState, Profile
 from exchange.trust.proposals import Proposal
 from exchange.trust.sealkeys import SealPrivateKey
 from exchange.trust.signers import Online, Signers, generate
@@ -58,6 +58,7 @@ def profile_for(province: str) -> Profile:
         tls_ca=CERTIFICATE,
         addresses=(f"node.{province}.example:8443",),
         seal_keys=(SEAL_KEYS[province].public,),
+        apps=(App("yuekangma", "粤康码", "Yuekang Code"),),
     )
 
 
@@ -122,6 +123,7 @@ def test_a_province_is_admitted(exchange: Exchange, tmp_path: Path) -> None:
     told = exchange.told(proposal)
     assert f"admits 330000 Zhejiang 浙江省, role key {short(signer)}" in told
     assert any("node.330000.example:8443" in text for text in told)
+    assert any("apps yuekangma" in text for text in told)
     exchange.publish(exchange.sign(proposal, *exchange.signers.targets[:2]))
     trust = refresh.load(exchange.files, exchange.files["1.root.json"], tmp_path)
     assert set(trust.profiles) == {GUANGDONG, SICHUAN, ZHEJIANG}

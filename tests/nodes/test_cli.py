@@ -998,6 +998,8 @@ def test_the_trust_list_is_shown(
         "ES256 ACTIVE",
         exchange.addresses[SICHUAN],
         "Subject epochs",
+        "粤康码",
+        "tianfujiankangtong",
     ):
         assert words in shown
     trust = exchange.directory / "trust"
