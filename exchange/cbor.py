@@ -18,11 +18,13 @@ from exchange.errors import InvalidFieldError, MalformedObjectError
 __all__ = [
     "MAX_BYTES",
     "MAX_DEPTH",
+    "MAX_ITEMS",
     "decode_map",
     "encode",
     "read_item",
     "read_map",
     "too_large",
+    "too_many",
     "trailing",
     "truncated",
     "write_head",
@@ -32,6 +34,9 @@ MAX_BYTES: Final = 64 * 1024
 """No object is larger."""
 MAX_DEPTH: Final = 16
 """So many maps and arrays may stand within each other."""
+MAX_ITEMS: Final = 1024
+"""So many elements may all maps and arrays of an object have together, where nothing else is said:
+64 KiB of empty arrays would cost as much as three hundred honest objects."""
 
 BYTES, TEXT, ARRAY, MAP = 2, 3, 4, 5
 """Major types (RFC 8949 §3.1)."""
@@ -55,28 +60,28 @@ def encode(value: object) -> bytes:
         raise InvalidFieldError(f"text cannot be written as UTF-8: {error.reason}") from None
 
 
-def decode_map(payload: bytes) -> dict[Any, Any]:
+def decode_map(payload: bytes, most: int = MAX_ITEMS) -> dict[Any, Any]:
     """Read a claims set (RFC 8392) strictly.
 
     Accepted are null, bool, int of 64 bits, float, bytes, str, and lists and maps of these, 16
-    levels deep; map keys are int or str. Refused are tags, indefinite lengths, duplicate keys
-    at any depth and trailing bytes. Integers and lengths need not be in their shortest form, nor
-    keys in order: the signature is over the bytes as they came.
+    levels deep, of ``most`` elements together; map keys are int or str. Refused are tags,
+    indefinite lengths, duplicate keys at any depth and trailing bytes. Integers and lengths need
+    not be in their shortest form, nor keys in order: the signature is over the bytes as they came.
 
     :raises MalformedObjectError: it is anything else, saying what is wrong.
     """
     if len(payload) > MAX_BYTES:
         raise too_large()
-    return read_map(payload)
+    return read_map(payload, most)
 
 
 # Reading. A position only ever grows, so one look at the end of the data finds every string and
 # number that was cut short before; what a cut string holds until then is never given out.
 
 
-def read_map(data: bytes) -> dict[Any, Any]:
+def read_map(data: bytes, most: int = MAX_ITEMS) -> dict[Any, Any]:
     """Read the one map that ``data`` is."""
-    value, end = read_item(data, 0)
+    value, end = read_item(data, 0, most)
     if end != len(data):
         raise truncated() if end > len(data) else trailing()
     if type(value) is not dict:
@@ -84,10 +89,10 @@ def read_map(data: bytes) -> dict[Any, Any]:
     return value
 
 
-def read_item(data: bytes, at: int) -> tuple[Any, int]:
+def read_item(data: bytes, at: int, most: int = MAX_ITEMS) -> tuple[Any, int]:
     """Read the item at ``at``; its end may lie past the data."""
     try:
-        return _read(data, at, MAX_DEPTH)
+        return _read(data, at, MAX_DEPTH, [most])
     except (IndexError, struct.error):
         raise truncated() from None
     except UnicodeDecodeError:
@@ -95,8 +100,11 @@ def read_item(data: bytes, at: int) -> tuple[Any, int]:
         raise MalformedObjectError("text is not UTF-8, or cut short") from None
 
 
-def _read(data: bytes, at: int, depth: int) -> tuple[Any, int]:  # noqa: C901, PLR0911, PLR0912 - one branch a major type, in one function because this loop is the hottest
-    """Read the item at ``at``; ``depth`` more levels are allowed. Gives it and its end."""
+def _read(data: bytes, at: int, depth: int, left: list[int]) -> tuple[Any, int]:  # noqa: C901, PLR0911, PLR0912 - one branch a major type, in one function because this loop is the hottest
+    """Read the item at ``at``; gives it and its end.
+
+    :param depth: so many more levels are allowed; ``left``: so many more elements.
+    """
     head = data[at]
     at += 1
     if 0x60 <= head < 0x78:
@@ -118,6 +126,7 @@ def _read(data: bytes, at: int, depth: int) -> tuple[Any, int]:  # noqa: C901, P
         if not depth:
             raise _too_deep()
         depth -= 1
+        _count(left, argument)
         found: dict[int | str, Any] = {}
         for _ in range(argument):
             head = data[at]
@@ -126,12 +135,12 @@ def _read(data: bytes, at: int, depth: int) -> tuple[Any, int]:  # noqa: C901, P
                 key: int | str = data[at + 1 : end].decode()
                 at = end
             elif head >> 5 in _KEYS:
-                key, at = _read(data, at, 0)
+                key, at = _read(data, at, 0, left)
             else:
                 raise MalformedObjectError("a map key is neither an integer nor text")
             if key in found:
                 raise MalformedObjectError("a map holds the same key twice")
-            found[key], at = _read(data, at, depth)
+            found[key], at = _read(data, at, depth, left)
         return found, at
     if major == TEXT:
         end = at + argument
@@ -144,14 +153,21 @@ def _read(data: bytes, at: int, depth: int) -> tuple[Any, int]:  # noqa: C901, P
     if major == ARRAY:
         if not depth:
             raise _too_deep()
+        _count(left, argument)
         items = []
         for _ in range(argument):
-            item, at = _read(data, at, depth - 1)
+            item, at = _read(data, at, depth - 1, left)
             items.append(item)
         return items, at
     if head in _SIMPLE:
         return _SIMPLE[head], at
     raise MalformedObjectError("a CBOR tag or simple value that no claims set has")
+
+
+def _count(left: list[int], elements: int) -> None:
+    left[0] -= elements
+    if left[0] < 0:
+        raise too_many()
 
 
 _KEYS: Final = frozenset({0, 1, TEXT})
@@ -179,6 +195,11 @@ def trailing() -> MalformedObjectError:
 
 def _too_deep() -> MalformedObjectError:
     return MalformedObjectError(f"more than {MAX_DEPTH} levels")
+
+
+def too_many() -> MalformedObjectError:
+    """The error of an object with more elements than it may have."""
+    return MalformedObjectError("too many elements")
 
 
 def too_large() -> MalformedObjectError:

@@ -77,6 +77,8 @@ MOST_EVIDENCE: Final = 512
 _ISS, _IAT, _CTI = 1, 6, 7
 _RECEIPT: Final = -70004
 _DIGEST_BYTES: Final = 32
+_MOST_ELEMENTS: Final = 4096
+"""Of a receipt: 512 pieces of evidence of three each, 200 rules of three, 32 provinces of two."""
 
 
 class Subject(enum.StrEnum):
@@ -358,7 +360,7 @@ def decode(payload: bytes) -> Receipt:
 
     :raises MalformedObjectError: it is not the claims set of a receipt; names the claim.
     """
-    claims = cbor.decode_map(payload)
+    claims = cbor.decode_map(payload, _MOST_ELEMENTS)
     inner = typed(claims, _RECEIPT, "receipt", dict)
     receipt = Receipt(
         id=_uuid7(typed(claims, _CTI, "cti", bytes)),

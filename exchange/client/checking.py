@@ -12,7 +12,7 @@ from exchange.codes import hcert
 from exchange.codes import views as code_views
 from exchange.codes.healthcode import HealthCode, HealthCodeVerifier
 from exchange.codes.judging import is_ours
-from exchange.errors import BadSignatureError
+from exchange.errors import BadSignatureError, ExpiredError, FutureTimeError
 from exchange.facts import Colour
 from exchange.receipts import Receipt
 from exchange.trust.trustlist import TrustList
@@ -56,6 +56,8 @@ class Checker:
     def decision(self, decision: pb.Decision, *, receipt: bool = False) -> pb.Decision:
         """A decision, its accepted evidence held against the signed bytes.
 
+        Of evidence that has ended by this clock, or is ahead of it, the bytes alone are left.
+
         :param receipt: whether a receipt was asked for.
         :raises BadSignatureError: the node calls accepted what does not verify, a view differs
             from its bytes, or the receipt says something else.
@@ -66,7 +68,13 @@ class Checker:
             view = piece.attestation
             if view == types_pb2.Attestation(signed=view.signed):
                 continue  # bytes alone say nothing
-            self.attestation(view)
+            try:
+                self.attestation(view)
+            except (ExpiredError, FutureTimeError):
+                # By this clock it counts no more, or not yet. Each province can send such a piece
+                # with every answer, and must not thereby break what rests on others.
+                view.CopyFrom(types_pb2.Attestation(signed=view.signed))
+                continue
             accepted |= piece.verdict == pb.VERDICT_ACCEPTED
         if _passes(decision) and not accepted:
             raise BadSignatureError("recognised without verifiable evidence", field="decision")

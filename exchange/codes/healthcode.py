@@ -13,13 +13,14 @@ label   claim  value
 10      nonce  8 to 32 bytes that the gate asked for (EAT nonce, RFC 9711 §4.1); else absent
 −70002  holder map: masked ``name``, ``document_type``, masked ``document_number``
 −70003  code   map: 1 colour, 2 rule, 3 evidence, 4 reason (map: ``zh``, ``en``) where it is
-               not green: a line of at most 200 characters each. Evidence is one to four maps of a
-               fact (as in the attestation's ``health``) with the attestation's ``id``, its
-               ``iss`` where that is another province, and its ``status``, [list, index], where it
-               has one. Why a status is not green is cut to 30 characters a text
+               not green. Evidence is one to four maps of a fact (as in the attestation's
+               ``health``) with the attestation's ``id``, its ``iss`` where that is another
+               province, and its ``status``, [list, index], where it has one. Why a status is not
+               green is cut to 30 characters a text
 ======  =====  ============================================================================
 
-Labels are numbers where names would make the picture too fine to scan from a telephone.
+Labels are numbers where names would make the picture too fine to scan from a telephone. Holder,
+rule and reason are one printable line of at most 200 characters each.
 
 There is no subject token in a code, and must be none: whoever reads codes, every gate and shop,
 could otherwise follow a holder from one to the next.
@@ -84,7 +85,9 @@ _ISS, _EXP, _IAT, _CTI, _NONCE = 1, 4, 6, 7, 10
 _HOLDER, _CODE = -70002, -70003
 _COLOUR, _RULE, _EVIDENCE, _REASON = 1, 2, 3, 4
 _NONCE_BYTES: Final = range(8, 33)
-_LONGEST_REASON: Final = 200
+_LONGEST_LINE: Final = 200
+_LONGEST_NAME: Final = 100
+"""Characters, by the contract; what masks a name keeps its length."""
 _MOST_LISTS: Final = 1 << 32
 _LARGEST_REMEMBERED = 8 * 1024
 # What rules compare is as long as the contract allows; the rest is cut so that four can be drawn.
@@ -202,12 +205,12 @@ def decode(payload: bytes) -> HealthCode:
         id=_uuid7(typed(claims, _CTI, "cti", bytes), "cti"),
         province=province,
         colour=colour,
-        rule=typed(shown, _RULE, "code.rule", str),
+        rule=_line(shown, _RULE, "code.rule"),
         reason=None if colour is Colour.GREEN else _reason(shown),
         holder=Holder(
-            typed(holder, "name", "holder.name", str),
+            _line(holder, "name", "holder.name"),
             _document_type(typed(holder, "document_type", "holder.document_type", str)),
-            typed(holder, "document_number", "holder.document_number", str),
+            _line(holder, "document_number", "holder.document_number"),
         ),
         evidence=_evidence(typed(shown, _EVIDENCE, "code.evidence", list), province, issued_at),
         issued_at=issued_at,
@@ -225,13 +228,18 @@ def _reason(shown: dict[Any, Any]) -> Text:
         # A space that is not seen, or a dash, explains nothing.
         if type(text) is not str or not any(map(str.isalnum, text)):
             raise _unexplained(f"code.reason.{language}")
-        # As a rule's reason: a line break or a bidirectional control could say "green" to a gate.
-        if len(text) > _LONGEST_REASON or not text.isprintable():
-            raise MalformedObjectError(
-                f"not one printable line of at most {_LONGEST_REASON} characters",
-                field=f"code.reason.{language}",
-            )
+        _line(words, language, f"code.reason.{language}")
     return Text(words["zh"], words["en"])
+
+
+def _line(claims: dict[Any, Any], label: int | str, name: str) -> str:
+    text = typed(claims, label, name, str)
+    # As a rule's reason: a line break or a bidirectional control could say "green" to a gate.
+    if len(text) > _LONGEST_LINE or not text.isprintable():
+        raise MalformedObjectError(
+            f"not one printable line of at most {_LONGEST_LINE} characters", field=name
+        )
+    return text
 
 
 def _unexplained(name: str) -> UnexplainedColourError:
@@ -328,7 +336,8 @@ def draft(
     Its evidence is what satisfied a rule of the decision's colour or a graver one, and what
     ``also`` names, the newest first and four at most. Where there is more, what gave a red or a
     yellow stays before all else; a green keeps the newest that gave it, and then what ``also``
-    names first. A code never outlives its evidence.
+    names first, and none that would end the code early where others do not. A code never outlives
+    its evidence.
 
     :param id: a new UUIDv7.
     :param nonce: what the gate asked for, 8 to 32 bytes, or empty.
@@ -344,15 +353,10 @@ def draft(
     """
     if decision.outcome is Outcome.INDETERMINATE:
         raise IndeterminateError("there is no code yet", remedy=decision.reason.en)
-    given_by = next(
-        (
-            said
-            for said in decision.rules
-            if said.rule.colour is decision.colour and said.satisfied_by
-        ),
-        None,
-    )
-    if given_by is None:
+    giving = [
+        said for said in decision.rules if said.rule.colour is decision.colour and said.satisfied_by
+    ]
+    if not giving:
         raise NoColourError("no rule gives a colour to show", remedy=decision.reason.en)
     if nonce and len(nonce) not in _NONCE_BYTES:
         raise InvalidFieldError("not 8 to 32 bytes", field="nonce")
@@ -361,7 +365,11 @@ def draft(
     if abs(decision.decided_at - now) > CLOCK_SKEW:
         raise ExpiredError("the decision is not of now", remedy="decide anew")
     issued_at = now.replace(microsecond=0)
-    pieces = _chosen(decision, given_by, also, issued_at)
+    sound = _readable(decision, issued_at)
+    # A code ends with the first of its evidence; a red or a yellow stays all the same.
+    until = issued_at + life if decision.colour is Colour.GREEN else issued_at
+    given_by = _given_by(giving, sound, until)
+    pieces = _chosen(decision, given_by, also, sound, until)
     expires_at = min(issued_at + life, *(piece.expires_at for piece in pieces))
     if expires_at <= issued_at:
         raise ExpiredError("what the decision rests on has ended", remedy="decide anew")
@@ -400,18 +408,46 @@ def _holder(decision: Decision, given_by: RuleVerdict, document: Document | None
     own = (piece for piece in sound if piece.province == decision.province)
     deciding = (piece for piece in sound if piece.id in given_by.satisfied_by)
     holder = next(chain(own, deciding)).holder
+    name = _plain(holder.name)
     if document is None:
-        return holder
-    return Holder(holder.name, document.type, document.masked)
+        return Holder(name, holder.document_type, _plain(holder.document_number))
+    return Holder(name, document.type, document.masked)
+
+
+def _plain(text: str) -> str:
+    """The text as `mask_name` leaves one, for what another province signed may be none."""
+    return "".join(filter(str.isprintable, text))[:_LONGEST_NAME]
+
+
+def _readable(decision: Decision, issued_at: datetime) -> list[Attestation]:
+    """What may stand in a code, the newest first: what lies ahead would make it unreadable."""
+    readable = (piece for piece in _sound(decision) if not _ahead(piece.fact, issued_at))
+    return sorted(readable, key=_sampled_at, reverse=True)
+
+
+def _given_by(
+    giving: Sequence[RuleVerdict], sound: list[Attestation], until: datetime
+) -> RuleVerdict:
+    """The first rule with something that lasts until then; else with something to show; else any.
+
+    What another province sends to end at once, or to begin too late, keeps nobody from a code.
+    """
+    for pieces in ([piece for piece in sound if piece.expires_at >= until], sound):
+        ids = {piece.id for piece in pieces}
+        for said in giving:
+            if not ids.isdisjoint(said.satisfied_by):
+                return said
+    return giving[0]
 
 
 def _chosen(
-    decision: Decision, given_by: RuleVerdict, also: Sequence[UUID], issued_at: datetime
+    decision: Decision,
+    given_by: RuleVerdict,
+    also: Sequence[UUID],
+    sound: list[Attestation],
+    until: datetime,
 ) -> list[Attestation]:
     """The evidence that goes into the code, the newest first."""
-    # What lies ahead would make the whole code unreadable.
-    readable = (piece for piece in _sound(decision) if not _ahead(piece.fact, issued_at))
-    sound = sorted(readable, key=_sampled_at, reverse=True)
     least = _GRAVITY.index(decision.colour)
     decided = {
         id_
@@ -420,8 +456,9 @@ def _chosen(
         for id_ in said.satisfied_by
     }
     deciding = [piece for piece in sound if piece.id in decided]
+    deciding = [piece for piece in deciding if piece.expires_at >= until] or deciding
     asked_for = [piece for id_ in also for piece in sound if piece.id == id_]
-    first = [piece for piece in sound if piece.id in given_by.satisfied_by][:1]
+    first = [piece for piece in deciding if piece.id in given_by.satisfied_by][:1]
     if not first:
         raise FutureTimeError(
             "what the decision rests on lies in the future", remedy="wait some minutes"
@@ -437,14 +474,18 @@ def wanted(decision: Decision, rules: RuleBook, now: datetime) -> list[UUID]:
     """The evidence of which some rule of another province holds, whatever its colour there.
 
     The gravest colour there comes first, so that many greens never push a red out of the code; of
-    one colour, the newest.
+    one colour, the newest. A green that ends within minutes is not wanted beside one that lasts.
     """
     found: list[tuple[int, datetime, UUID]] = []
+    ending: set[UUID] = set()
     for piece in _sound(decision):
         colours = {rule.colour for rule, holds in rules.evaluate(piece, now) if holds}
         if colours:
             found.append((max(map(_GRAVITY.index, colours)), piece.fact.sampled_at, piece.id))
-    return [id_ for _, _, id_ in sorted(found, reverse=True)]
+            if colours == {Colour.GREEN} and piece.expires_at < now + LIFE:
+                ending.add(piece.id)
+    lasts = any(not gravity and id_ not in ending for gravity, _, id_ in found)
+    return [id_ for _, _, id_ in sorted(found, reverse=True) if not (lasts and id_ in ending)]
 
 
 def _sound(decision: Decision) -> list[Attestation]:

@@ -264,19 +264,20 @@ class _Judging:
         said = ask_rules(facts, self.rules, self.now)
         if isinstance(code, ForeignCertificate) or all(f.province == code.province for f in facts):
             return said
-        as_own = [replace(each, province=code.province) for each in facts]
-        vouched = {each.rule: each for each in ask_rules(as_own, self.rules, self.now)}
+        as_own = ask_rules(
+            [replace(each, province=code.province) for each in facts], self.rules, self.now
+        )
+        decides = settle(as_own)
+        green = decides is not None and decides.rule.colour is Colour.GREEN
         return tuple(
-            each
-            if each.rule.colour is not Colour.GREEN
-            else replace(
+            replace(
                 each,
-                satisfied_by=tuple(
-                    id_ for id_ in each.satisfied_by if id_ in vouched[each.rule].satisfied_by
-                ),
-                failed=each.failed or vouched[each.rule].failed,
+                satisfied_by=each.satisfied_by
+                if each.rule.colour is not Colour.GREEN
+                else tuple(id_ for id_ in each.satisfied_by if green and id_ in own.satisfied_by),
+                failed=each.failed or own.failed,
             )
-            for each in said
+            for each, own in zip(said, as_own, strict=True)
         )
 
     def _judgement(

@@ -25,10 +25,10 @@ _FLOATS: Final = {25: struct.Struct(">e"), 26: struct.Struct(">f"), 27: struct.S
 def decode(data: bytes) -> Any:
     """Read the one item that ``data`` is.
 
-    :param data: at most 64 KiB, items within each other at most 16 deep.
+    :param data: at most 64 KiB, items within each other at most 16 deep, 1,024 elements in all.
     :returns: None, bool, int, float, bytes, str, or lists and dicts of these; tags are passed over.
-    :raises MalformedObjectError: it is cut short, too large or too deep, goes on after its end,
-        holds a key twice, or a key that is neither a number, text nor bytes.
+    :raises MalformedObjectError: it is cut short, too large or too deep, has too many elements,
+        goes on after its end, holds a key twice, or one that is neither a number, text nor bytes.
     """
     if len(data) > cbor.MAX_BYTES:
         raise cbor.too_large()
@@ -57,11 +57,13 @@ def peel(data: bytes) -> tuple[list[int], bytes]:
 
 
 class _Reader:
-    __slots__ = ("at", "data")
+    __slots__ = ("at", "data", "left")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.at = 0
+        # Nothing is signed yet: 64 KiB of zeros fit into the picture of a code.
+        self.left = cbor.MAX_ITEMS
 
     def head(self) -> tuple[int, int, int | None]:
         """Major type, its five bits, and the argument; None for an indefinite length or a break."""
@@ -78,6 +80,7 @@ class _Reader:
     def item(self, depth: int) -> Any:
         major, short, argument = self.head()
         while major == _TAG and argument is not None:
+            self._count()
             major, short, argument = self.head()
         if major in (_BYTES, _TEXT):
             whole = self._chunks(major) if argument is None else self._take(argument)
@@ -103,12 +106,20 @@ class _Reader:
 
     def _more(self, count: int | None, done: int) -> bool:
         """Whether a container goes on; the break that ends it is passed over."""
-        if count is not None:
-            return done < count
-        if self.data[self.at : self.at + 1] != bytes((_BREAK,)):
-            return True
-        self.at += 1
-        return False
+        if count is None:
+            more = self.data[self.at : self.at + 1] != bytes((_BREAK,))
+            self.at += not more
+        else:
+            more = done < count
+        if more:
+            self._count()
+        return more
+
+    def _count(self) -> None:
+        """Count an element of a container, or a tag."""
+        self.left -= 1
+        if self.left < 0:
+            raise cbor.too_many()
 
     def _chunks(self, major: int) -> bytes:
         chunks: list[bytes] = []

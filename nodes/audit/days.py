@@ -130,8 +130,9 @@ class Days:
                 rows = list(group)
                 connection = self._connect(day, before)
                 before = Head(rows[-1].sequence, rows[-1].hash)
-                end = _end(connection).sequence
-                rows = [row for row in rows if row.sequence > end]
+                end = _end(connection)
+                _check_ours(end, lines)
+                rows = [row for row in rows if row.sequence > end.sequence]
                 connection.execute("BEGIN IMMEDIATE")
                 for at in range(0, len(rows), _CHUNK):
                     _insert(connection, rows[at : at + _CHUNK])
@@ -182,7 +183,13 @@ class Days:
             self._open = None
 
     def list(
-        self, holders: Sequence[str] | None, start: str, end: str, limit: int, after: Place | None
+        self,
+        holders: Sequence[str] | None,
+        start: str,
+        end: str,
+        limit: int,
+        after: Place | None,
+        target: str = "",
     ) -> Page:
         """Some of the accesses, the newest first. Safe in any thread.
 
@@ -191,6 +198,7 @@ class Days:
         :param end: before this time, or "".
         :param limit: at most so many.
         :param after: where to go on.
+        :param target: only those with this one, or ""; with it, bound the times: none is indexed.
         :raises sqlite3.Error: or OSError: a file cannot be read.
         """
         found: list[Access] = []
@@ -201,7 +209,8 @@ class Days:
                 continue
             within = after if after is not None and path.stem == after.day else None
             with reading(path) as connection:
-                rows = _select(connection, holders, start, end, limit + 1 - len(found), within)
+                most = limit + 1 - len(found)
+                rows = _select(connection, holders, start, end, most, within, target)
             for access in rows:
                 if len(found) == limit:
                     return Page(found, place)
@@ -272,6 +281,16 @@ def _end(connection: sqlite3.Connection) -> Head:
     return Head(*row)
 
 
+def _check_ours(end: Head, lines: Sequence[Line]) -> None:
+    """See that what lies in a file already of some lines is these lines.
+
+    :raises sqlite3.DatabaseError: others stand in their places, and they would be lost.
+    """
+    at = end.sequence - lines[0].sequence
+    if at >= 0 and (at >= len(lines) or lines[at].hash != end.hash):
+        raise sqlite3.DatabaseError("somebody else wrote into the day's file")
+
+
 def _index(connection: sqlite3.Connection) -> int:
     """Name in `seen` the holders of all lines; how many are left, which is 0."""
     connection.execute("BEGIN IMMEDIATE")
@@ -302,6 +321,7 @@ def _select(
     end: str,
     limit: int,
     after: Place | None,
+    target: str,
 ) -> list[Access]:
     source, where = "accesses", ["1"]
     parameters: list[str | int] = []
@@ -313,9 +333,13 @@ def _select(
             "CROSS JOIN accesses USING (sequence)"
         )
         parameters += holders
-    for bound, sign in ((start, ">="), (end, "<")):
+    for bound, condition in (
+        (start, f"{_TIME} >= ?"),
+        (end, f"{_TIME} < ?"),
+        (target, "json_extract(line, '$.target') = ?"),
+    ):
         if bound:
-            where.append(f"{_TIME} {sign} ?")
+            where.append(condition)
             parameters.append(bound)
     if after is not None:
         where.append(f"({_TIME}, sequence) < (?, ?)")

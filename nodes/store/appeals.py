@@ -13,7 +13,9 @@
     and a code, brought by that province. In ``qo`` also, for the courier: ``u`` and a code, not
     yet delivered to that province; ``w`` and a code, delivered and not answered.
 ``qc:{province, contested}``
-    the appeal that waits for its answer, so that there is one at a time from a province.
+    the appeal that waits for its answer, so that there is one at a time from a province. Where it
+    was filed, an attestation is contested by its holder's token too: whoever names another's, seen
+    in a code, keeps nobody from an appeal.
 
 An appeal is claimed before its lists are written; a crash between is healed by filing it again.
 """
@@ -344,7 +346,7 @@ class AppealStore:
 
         :raises AppealStateError: somebody does.
         """
-        key, id_ = _contested_key(new.appeal), new.appeal.id.bytes
+        key, id_ = _contested_key(new), new.appeal.id.bytes
         until = b"%d" % self._until(new)
         other: bytes | None = None
 
@@ -358,11 +360,7 @@ class AppealStore:
         if other is None or other == id_:
             return
         there = await self.get(other)
-        if (
-            there is not None
-            and there.appeal.answer is None
-            and _contested_key(there.appeal) == key
-        ):
+        if there is not None and there.appeal.answer is None and _contested_key(there) == key:
             raise AppealStateError(
                 "an appeal about the same waits for its answer",
                 field="appeal_id",
@@ -430,7 +428,7 @@ class AppealStore:
         answered = kept.appeal.answer is not None
         if answered:
             commands += [(b"ZREM", b"qo:" + name, member) for name in self._names(kept)]
-            contested = _contested_key(kept.appeal)
+            contested = _contested_key(kept)
             commands.append((b"EVAL", RELEASE, b"1", contested, kept.appeal.id.bytes))
         lists = self._courier(kept)
         if lists is not None and kept.appeal.state is not State.FILED:
@@ -450,11 +448,12 @@ def _key(id_: bytes) -> bytes:
     return b"q:{%b}" % id_
 
 
-def _contested_key(appeal: Appeal) -> bytes:
+def _contested_key(kept: Kept) -> bytes:
+    appeal = kept.appeal
     contested = (
         hashlib.sha256(_decided(appeal.receipt)).digest()
         if appeal.attestation_id is None
-        else appeal.attestation_id.bytes
+        else appeal.attestation_id.bytes + b"".join(kept.tokens[:1])
     )
     return b"qc:{%b%b}" % (appeal.province.encode(), contested)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from exchange import receipts, views
-from exchange.attestations import AttestationVerifier
+from exchange.attestations import CLOCK_SKEW, AttestationVerifier
 from exchange.client.checking import Checker
 from exchange.codes import base45, hc1, healthcode
 from exchange.codes import views as code_views
@@ -53,9 +53,9 @@ def checker(world: Any, trust: Any = None) -> Checker:
     return Checker(GUANGDONG, lambda: trust or world.trust(), lambda: world.now)
 
 
-def decided(world: Any, signed: bytes) -> Decision:
+def decided(world: Any, *signed: bytes) -> Decision:
     return recognize(
-        [Reply(SICHUAN, [signed])],
+        [Reply(SICHUAN, signed)],
         tokens=[world.token],
         province=GUANGDONG,
         rules=RULES,
@@ -188,6 +188,37 @@ def test_a_code_that_has_ended_is_refused(world: Any) -> None:
     }
     with pytest.raises(ExpiredError):
         checker(world).issued(issued(world, **ended), NONCE)
+
+
+# --- decisions ------------------------------------------------------------------------------
+
+
+def at_its_edge(world: Any) -> dict[str, bytes]:
+    """What a province signs so that a node accepts it, and an app one second apart does not."""
+    second = timedelta(seconds=1)
+    ends = world.attestation(expires_at=world.now + second)
+    ahead = world.attestation(
+        world.test(hours_ago=-4 / 60), issued_at=world.now + CLOCK_SKEW, data_as_of=world.now
+    )
+    return {"later": world.sign(ends), "earlier": world.sign(ahead)}
+
+
+@pytest.mark.parametrize("clock", ["later", "earlier"])
+def test_a_province_cannot_break_a_decision_by_what_is_at_the_edge_of_its_time(
+    world: Any, clock: str
+) -> None:
+    at_edge, genuine = at_its_edge(world)[clock], world.signed()
+    apart = timedelta(seconds=1 if clock == "later" else -1)
+    looks = Checker(GUANGDONG, world.trust, lambda: world.now + apart)
+    made = decided(world, genuine, at_edge)
+    assert [piece.verdict for piece in made.evidence] == ["ACCEPTED", "ACCEPTED"]
+    decision = looks.decision(views.decision_to_proto(made))
+    assert decision.outcome == pb.OUTCOME_RECOGNIZED
+    kept, bare = (piece.attestation for piece in decision.evidence)
+    assert kept.HasField("fact")
+    assert bare == types_pb2.Attestation(signed=at_edge)
+    with pytest.raises(BadSignatureError, match="without verifiable evidence"):
+        looks.decision(views.decision_to_proto(decided(world, at_edge)))
 
 
 # --- judging --------------------------------------------------------------------------------

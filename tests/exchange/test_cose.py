@@ -536,6 +536,23 @@ def test_more_than_16_levels_are_refused() -> None:
     walk_refused(b"\xa1\x01" + b"\x81" * 60_000, "levels")
 
 
+@pytest.mark.parametrize(
+    "small", [b"\x80", b"\xa0", b"\0", b"\x81\0"], ids=["arrays", "maps", "zeros", "nested"]
+)
+def test_more_elements_than_any_object_has_are_refused(small: bytes) -> None:
+    # 62 attestations of one province, 64 KiB each, held every other node up for 3 s a lookup.
+    many = 60_000 // len(small)
+    junk = head(4, many) + small * many
+    walk_refused(b"\xa1\x01" + junk, "too many elements")
+    refused(with_header(header(), b"\xa1\x18\x63" + junk), "too many elements")
+    walk_refused(b"\xa1\x01\x98\x40" + (head(4, 200) + small * 200) * 64, "too many elements")
+    walk_refused(b"\xb9\x04\x01" + small, "too many elements")
+    assert decode_map(b"\xa1\x01" + head(4, 500) + small * 500)
+    refused(
+        with_header(header(), b"\xa1\x18\x63" + head(4, many) + small * many), "too many elements"
+    )
+
+
 def test_text_that_is_not_utf8_is_refused_without_being_shown() -> None:
     for text in (b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\x80", b"ok\x80"):
         walk_refused(b"\xa1\x01" + head(3, len(text)) + text, "UTF-8")

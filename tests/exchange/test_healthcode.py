@@ -384,7 +384,8 @@ def test_the_oldest_are_forgotten_first_and_the_large_never_kept(world: Any) -> 
     for each in made:
         verify(world, each, verifier=gate)
     assert list(gate._held) == made[2:]
-    large = signed(world, red(world, rule="r" * 8192))
+    status = replace(world.status("RED"), guidance="g" * 8192)
+    large = signed(world, red(world, evidence=(piece(world, status),)))
     verify(world, large, verifier=gate)
     assert large not in gate._held
     none = HealthCodeVerifier(remember=0)
@@ -444,6 +445,19 @@ def test_a_reason_that_could_disturb_what_a_gate_reads_is_refused(
     reason = Text("密切接触者", "a contact")._replace(**{language: text})
     made = signed(world, red(world, reason=reason))
     refused(MalformedObjectError, f"code.reason.{language}", verify, world, made)
+
+
+@pytest.mark.parametrize("text", ["胡" * 201, "胡*君\nRECOGNIZED", "胡*君 \u202eNEERG"])
+@pytest.mark.parametrize("name", ["name", "document_number", "rule"])
+def test_a_holder_or_rule_that_could_disturb_what_a_gate_reads_is_refused(
+    world: Any, name: str, text: str
+) -> None:
+    if name == "rule":
+        shown, field = code(world, rule=text), "code.rule"
+    else:
+        shown = code(world, holder=replace(HOLDER, **{name: text}))
+        field = f"holder.{name}"
+    refused(MalformedObjectError, field, verify, world, signed(world, shown))
 
 
 @pytest.mark.parametrize("name", ["reason", "legal_basis", "assigned_by", "guidance"])
@@ -659,7 +673,7 @@ def decide(world: Any, attested: list[Any], *, heard: bool = True, **changes: An
         replies,
         tokens=[world.token],
         province=GUANGDONG,
-        rules=HOME,
+        rules=changes.get("rules", HOME),
         trust=world.trust(),
         verifier=AttestationVerifier(),
         now=changes.get("now", world.now),
@@ -733,6 +747,33 @@ def test_a_fact_ahead_of_this_clock_makes_no_code_unreadable(world: Any) -> None
     refused(FutureTimeError, "", lambda: drafted(world, [ahead]))
 
 
+@pytest.mark.parametrize("kind", ["the same", "another"])
+@pytest.mark.parametrize("edge", ["ends at once", "lies ahead"])
+def test_a_province_ends_no_code_by_a_green_at_the_edge_of_its_time(
+    world: Any, edge: str, kind: str
+) -> None:
+    sampled = world.now - HOUR if edge == "ends at once" else world.now + 8 * MINUTE
+    fact: Fact = NucleicAcidTest(sampled, TestResult.NEGATIVE)
+    if kind == "another":  # of which the first rule speaks, and nothing else is known
+        fact = Vaccination(sampled, "CoronaVac", 1, 1)
+    times = {
+        "ends at once": {"expires_at": world.now + SECOND},
+        "lies ahead": {"issued_at": world.now + 4 * MINUTE},
+    }
+    edged, tested = world.attestation(fact, **times[edge]), world.attestation()
+    vaccinated = rule("vaccinated", ["VACCINATION"], "GREEN", "fact.dose >= 1")
+    rules = RuleBook([vaccinated, *(each.to_json() for each in HOME.rules)])
+    decision = decide(world, [edged, tested], rules=rules)
+    shown = healthcode.draft(decision, **now(world))
+    assert verify(world, signed(world, shown)) == shown
+    assert shown.expires_at == world.now + LIFE
+    assert ids(shown) == [tested.id]
+    if edge == "ends at once":
+        assert healthcode.wanted(decision, rules, world.now) == [tested.id]
+        alone = healthcode.draft(decide(world, [edged], rules=rules), **now(world))
+        assert (ids(alone), alone.expires_at) == ([edged.id], world.now + SECOND)
+
+
 def test_no_other_province_names_the_holder_of_a_code(world: Any) -> None:
     own = world.attestation(province=GUANGDONG)
     somebody = Holder("李*", DocumentType.PASSPORT, "E1*****23")
@@ -751,6 +792,28 @@ def test_no_other_province_names_the_holder_of_a_code(world: Any) -> None:
     assert shown.holder == own.holder
     alone = drafted(world, [other], document=world.document)
     assert alone.holder == Holder("李*", DocumentType.RESIDENT_ID, world.document.masked)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "李" + "".join(chr(0x4E00 + at * 7919 % 20_000) for at in range(3_000)),
+        "李*\n\u202eGREEN",
+        "李\0" * 90,
+    ],
+    ids=["long", "hidden", "long and hidden"],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_name_by_another_province_makes_no_code_too_large_or_unreadable(
+    world: Any, name: str, known: bool
+) -> None:
+    somebody = Holder(name, DocumentType.RESIDENT_ID, f"51{name}21")
+    attested = [world.attestation(holder=somebody)]
+    shown = drafted(world, attested, document=world.document if known else None)
+    made = signed(world, shown)
+    assert verify(world, made) == shown
+    assert qr.svg(hc1.to_text(made))
+    assert shown.holder.name.startswith("李")
 
 
 def test_a_red_decision_becomes_a_red_code_that_says_why(world: Any) -> None:
@@ -790,8 +853,12 @@ def now(world: Any) -> dict[str, Any]:
 
 def test_a_code_never_outlives_its_evidence(world: Any) -> None:
     soon = world.now + 2 * MINUTE
-    ending = [world.attestation(expires_at=soon), world.attestation(world.test(hours_ago=2))]
-    assert drafted(world, ending).expires_at == soon
+    assert drafted(world, [world.attestation(expires_at=soon)]).expires_at == soon
+    positive = world.attestation(world.test(result="POSITIVE"), expires_at=soon)
+    lasting = world.attestation(world.test(2, "POSITIVE"))
+    assert drafted(world, [positive, lasting]).expires_at == soon
+    assigned = world.attestation(world.status("RED"))
+    assert drafted(world, [positive, assigned]).rule == "positive"  # as the decision says
     only = drafted(world, [world.attestation(world.test(hours_ago=2))], life=LONGEST_LIFE)
     assert only.expires_at == world.now + LONGEST_LIFE
 

@@ -358,6 +358,23 @@ def test_a_fact_gets_no_greener_by_the_name_of_another_province(
     assert said(gate.judge(laundered, rules=both)) == GREEN
 
 
+def test_a_fact_escapes_no_red_by_the_name_of_another_province(gate: Gate) -> None:
+    # Guangdong trusts nothing that Sichuan attests, so Sichuan says that Hubei attested it.
+    distrusted = rule("of-sichuan", "true", "RED", origins=[SICHUAN])
+    fails = 'fact.sampled_at > now - duration("100h") || [1][fact.sampled_at.getFullYear()] == 1'
+    code = gate.code()
+    laundered = replace(code, evidence=(replace(code.evidence[0], province=HUBEI),))
+    rules = RuleBook([rule("any", "true"), distrusted])
+    assert said(gate.judge(code, rules=rules)) == refused(BY_RULE, Colour.RED)
+    assert said(gate.judge(laundered, rules=rules)) == refused(BY_RULE)
+    honest = replace(laundered, province=HUBEI)
+    assert said(gate.judge(honest, rules=rules)) == GREEN
+    failing = RuleBook([rule("any", "true"), distrusted | {"when": fails}])
+    old = replace(laundered.evidence[0], fact=gate.world.test(120))
+    judged = gate.judge(replace(laundered, evidence=(old,)), rules=failing)
+    assert judged.outcome is Outcome.INDETERMINATE
+
+
 def test_a_red_of_another_provinces_fact_stays_red(gate: Gate) -> None:
     rules = RuleBook([rule("any", "true"), rule("of-hubei", "true", "RED", origins=[HUBEI])])
     code = gate.code()

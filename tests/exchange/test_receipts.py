@@ -189,7 +189,13 @@ def test_a_province_that_sends_rubbish_crowds_no_evidence_out(world: Any) -> Non
     receipt = receipt_of(world, replace(decision, evidence=(*rubbish, *decision.evidence)))
     assert receipts.names(receipt, mine)
     assert (len(receipt.evidence), receipt.omitted) == (MOST_EVIDENCE, 2049 - MOST_EVIDENCE)
-    assert receipts.verify(sign(world, receipt), world.trust(), world.now) == receipt
+    largest = replace(
+        receipt,
+        said=(RuleSaid("r" * 40, satisfied=True, failed=True),) * 200,
+        answers=(ProvinceSaid(HUBEI, AnswerState.UNREACHABLE),) * 32,
+    )
+    for each in (receipt, largest):
+        assert receipts.verify(sign(world, each), world.trust(), world.now) == each
 
 
 # --- verifying ------------------------------------------------------------------------------
