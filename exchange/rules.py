@@ -22,7 +22,7 @@ from uuid import UUID
 
 from exchange import expressions
 from exchange.attestations import Holder
-from exchange.expressions import Expression, RuleError
+from exchange.expressions import Expression, RuleError, shown
 from exchange.facts import FACTS, Colour, Fact, Fitness, Kind, TestResult, fact_fields
 from exchange.provinces import PROVINCES
 from exchange.subjects import DocumentType
@@ -97,7 +97,7 @@ class Rule:
         return hash((self.id, self.version, self.when))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Rule:
+    def from_json(cls, value: Mapping[str, Any], *, place: int = 1) -> Rule:
         """Read a rule of a profile.
 
         :param value: ``id`` (1 to 40 of a–z, 0–9 and ``-``), ``kinds``, ``colour``, ``when``,
@@ -105,44 +105,74 @@ class Rule:
             where they are not as a `Rule` has them by default, ``version``, ``valid_until``,
             ``origins``. Any other field is refused: passed over, it could have been what makes
             the rule narrower.
+        :param place: which one of its list it is, from 1: names one without an id.
         :raises RuleError: a field is missing, wrong or unknown; names it.
         """
-        name = _id(value)
+        name = _id(value, place)
         unknown = value.keys() - {*_FIELDS, *_OPTIONAL}
         if unknown:
             raise RuleError(
-                "unknown field",
-                field=f"rules[{name}].{_shown(min(map(str, unknown)))}",
-                remedy=f"a rule has {', '.join((*_FIELDS, *_OPTIONAL))}",
+                Text("没有这个字段", "unknown field"),
+                field=f"rules[{name}].{shown(min(map(str, unknown)))}",
+                way=Text(
+                    f"规则的字段有 {'、'.join((*_FIELDS, *_OPTIONAL))}",
+                    f"a rule has {', '.join((*_FIELDS, *_OPTIONAL))}",
+                ),
             )
 
-        def read(field: str, reader: Callable[[Any], _Value], remedy: str) -> _Value:
+        def read(field: str, reader: Callable[[Any], _Value], way: Text) -> _Value:
             try:
                 return reader(value[field])
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                message = "missing" if field not in value else str(error.args[0])
-                raise RuleError(message, field=f"rules[{name}].{field}", remedy=remedy) from None
+                said = error.args[0] if field in value else Text("缺少", "missing")
+                if not isinstance(said, Text):
+                    said = Text("不合规", str(said))
+                raise RuleError(said, field=f"rules[{name}].{field}", way=way) from None
 
-        def may(field: str, reader: Callable[[Any], _Value], remedy: str) -> _Value | None:
-            return read(field, reader, remedy) if field in value else None
+        def may(field: str, reader: Callable[[Any], _Value], way: Text) -> _Value | None:
+            return read(field, reader, way) if field in value else None
 
-        times = "a time with its offset, such as 2022-01-10T00:00:00+08:00"
+        times = Text(
+            "写带时差的时间，如 2022-01-10T00:00:00+08:00",
+            "a time with its offset, such as 2022-01-10T00:00:00+08:00",
+        )
         rule = cls(
             id=name,
-            kinds=read("kinds", _kinds, f"a list of one or more of {', '.join(Kind)}"),
-            colour=read("colour", _colour, "GREEN, YELLOW or RED"),
-            when=read("when", _text, "an expression in CEL"),
-            reason=read("reason", _reason, "zh and en, one line of 1 to 200 characters each"),
+            kinds=read(
+                "kinds",
+                _kinds,
+                Text(
+                    f"写一个或几个：{'、'.join(Kind)}",
+                    f"a list of one or more of {', '.join(Kind)}",
+                ),
+            ),
+            colour=read("colour", _colour, Text("写 GREEN、YELLOW 或 RED", "GREEN, YELLOW or RED")),
+            when=read("when", _text, Text("写一个 CEL 表达式", "an expression in CEL")),
+            reason=read(
+                "reason",
+                _reason,
+                Text(
+                    "写 zh 和 en，各一行，1至200个字符",
+                    "zh and en, one line of 1 to 200 characters each",
+                ),
+            ),
             valid_from=read("valid_from", _moment, times),
-            version=may("version", _version, "a whole number from 1") or 1,
+            version=may("version", _version, Text("写从1起的整数", "a whole number from 1")) or 1,
             valid_until=may("valid_until", _moment, times),
-            origins=may("origins", _origins, 'provinces\' codes, countries such as "FR", or "*"'),
+            origins=may(
+                "origins",
+                _origins,
+                Text(
+                    '写省级行政区代码、国家代码（如 "FR"）或 "*"',
+                    'provinces\' codes, countries such as "FR", or "*"',
+                ),
+            ),
         )
         if rule.valid_until is not None and rule.valid_until <= rule.valid_from:
             raise RuleError(
-                "not after valid_from",
+                Text("不晚于 valid_from", "not after valid_from"),
                 field=f"rules[{name}].valid_until",
-                remedy="leave a rule out that never holds",
+                way=Text("永不生效的规则请删去", "leave a rule out that never holds"),
             )
         return rule
 
@@ -177,67 +207,83 @@ class Rule:
         return origin in self.origins and origin in PROVINCES
 
 
-def _shown(text: str) -> str:
-    """What somebody wrote, as it may stand in an error: one short line."""
-    return ascii(text)[1:-1][:40]
-
-
-def _id(value: Mapping[str, Any]) -> str:
+def _id(value: Mapping[str, Any], place: int) -> str:
     if not isinstance(value, Mapping):
-        raise RuleError("not an object", field="rules", remedy="a rule is a table of fields")
+        raise RuleError(
+            Text(f"第{place}条不是规则", f"rule {place} is not an object"),
+            field="rules",
+            way=Text("规则写作 [[rules]] 下的字段", "a rule is a table of fields: [[rules]]"),
+        )
+    way = Text(
+        '写1至40个 a-z、0-9 或 -，如 id = "nat-48h"；中文名称写在 reason.zh',
+        'write 1 to 40 of the characters a-z, 0-9 and -, such as id = "nat-48h"; '
+        "its name in Chinese goes into reason.zh",
+    )
     if "id" not in value:
-        raise RuleError("missing", field="rules.id")
+        raise RuleError(
+            Text(f"第{place}条规则缺少编号", f"missing in rule {place}, counted from the first"),
+            field="rules.id",
+            way=way,
+        )
     name = value["id"]
     if not isinstance(name, str) or not _ID.fullmatch(name):
         raise RuleError(
-            "not an id",
-            field=f"rules[{_shown(str(name))}].id",
-            remedy="it has 1 to 40 of the characters a-z, 0-9 and -",
+            Text(f"第{place}条规则的编号不合规", f"not an id, in rule {place}"),
+            field=f"rules[{shown(str(name))}].id",
+            way=way,
         )
     return name
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError("not a text")
+        raise TypeError(Text("不是文本", "not a text"))
     return value
 
 
 def _kinds(value: Any) -> frozenset[Kind]:
     if not isinstance(value, list | tuple):
-        raise TypeError("not a list")
+        raise TypeError(Text("不是列表", "not a list"))
     if not value:
-        raise ValueError("must not be empty")
+        raise ValueError(Text("不能为空", "must not be empty"))
     for each in value:
         if each not in list(Kind):
-            raise ValueError("no kind of fact")
+            raise ValueError(Text("没有这种证明", "no kind of fact"))
     return frozenset(map(Kind, value))
 
 
 def _colour(value: Any) -> Colour:
     if value not in list(Colour) or value == Colour.UNSPECIFIED:
-        raise ValueError("no colour that a rule can give")
+        raise ValueError(Text("规则不能给出这种码色", "no colour that a rule can give"))
     return Colour(value)
 
 
 def _reason(value: Any) -> Text:
     if not isinstance(value, Mapping):
-        raise TypeError("not a text in two languages")
+        raise TypeError(Text("不是中英文两种文本", "not a text in two languages"))
     if value.keys() != {"zh", "en"}:
-        raise ValueError("not in the two languages zh and en")
+        raise ValueError(Text("不是 zh 和 en 两种文本", "not in the two languages zh and en"))
     text = Text(_text(value["zh"]), _text(value["en"]))
     for words in text:
         # Not printable: a line break or a bidirectional control would disturb what a gate reads.
         if not words.strip() or len(words) > _LONGEST_REASON or not words.isprintable():
-            raise ValueError("empty, too long or not one printable line")
+            raise ValueError(
+                Text(
+                    "为空、过长，或不是一行可显示的文字",
+                    "empty, too long or not one printable line",
+                )
+            )
     return text
 
 
 def _moment(value: Any) -> datetime:
     """A time with its offset: a local one would be another moment on another machine."""
-    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise ValueError(Text("不是时间", "not a time")) from None
     if moment.tzinfo is None:
-        raise ValueError("no offset from UTC")
+        raise ValueError(Text("没有时差", "no offset from UTC"))
     return moment.astimezone(UTC)
 
 
@@ -247,20 +293,22 @@ def _written(moment: datetime) -> str:
 
 def _version(value: Any) -> int:
     if type(value) is not int or not 1 <= value < 1 << 31:
-        raise ValueError("not a version")
+        raise ValueError(Text("不是版本号", "not a version"))
     return value
 
 
 def _origins(value: Any) -> frozenset[str]:
     if not isinstance(value, list | tuple):
-        raise TypeError("not a list")
+        raise TypeError(Text("不是列表", "not a list"))
     if not 1 <= len(value) <= _MOST_ORIGINS:
-        raise ValueError(f"not 1 to {_MOST_ORIGINS} origins")
+        raise ValueError(Text(f"不是1至{_MOST_ORIGINS}个来源", f"not 1 to {_MOST_ORIGINS} origins"))
     for each in map(_text, value):
         # CN is no foreign country: whoever means the exchange's provinces gives their codes.
         country = _COUNTRY.fullmatch(each) is not None and each != "CN"
         if each not in PROVINCES and each != _ANY_COUNTRY and not country:
-            raise ValueError("neither a province nor a foreign country")
+            raise ValueError(
+                Text("既不是省级行政区也不是外国", "neither a province nor a foreign country")
+            )
     return frozenset(value)
 
 
@@ -288,14 +336,24 @@ class RuleBook:
     """
 
     def __init__(self, rules: Iterable[Mapping[str, Any]]) -> None:
-        self.rules = tuple(Rule.from_json(rule) for rule in _bounded(rules))
+        self.rules = tuple(
+            Rule.from_json(rule, place=place) for place, rule in enumerate(_bounded(rules), 1)
+        )
         self._asked = {kind: _Asked() for kind in Kind}
         self._expressions: dict[str, Expression] = {}
         self.size = 0
         """How much there is to ask: names, values and signs."""
         for rule in self.rules:
             if rule.id in self._expressions:
-                raise RuleError("stands twice", field=f"rules[{rule.id}].id")
+                raise RuleError(
+                    Text("编号重复", "stands twice"),
+                    field=f"rules[{rule.id}].id",
+                    way=Text(
+                        "给其中一条另起编号，或删去一条；改动规则时编号不变、version 加1",
+                        "give one of the two another id, or delete it; "
+                        "a rule that changes keeps its id and counts `version` up",
+                    ),
+                )
             program, expression = _compile(rule)
             self._expressions[rule.id] = expression
             for kind in rule.kinds:
@@ -304,9 +362,12 @@ class RuleBook:
             # At once, because to compile the others takes a second.
             if self.size > MOST_SYMBOLS:
                 raise RuleError(
-                    f"cost too much: more than {MOST_SYMBOLS} names, values and signs",
+                    Text(
+                        f"开销过大：合计超过{MOST_SYMBOLS}个名称、值和符号",
+                        f"cost too much: more than {MOST_SYMBOLS} names, values and signs",
+                    ),
                     field="rules",
-                    remedy="write fewer or shorter ones",
+                    way=Text("减少或缩短规则", "write fewer or shorter ones"),
                 )
         canonical = json.dumps(
             [rule.to_json() for rule in self.rules],
@@ -352,9 +413,12 @@ def _bounded(rules: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     listed = list(rules)
     if len(listed) > MOST_RULES:
         raise RuleError(
-            f"{len(listed)} rules, and {MOST_RULES} may be",
+            Text(
+                f"有{len(listed)}条规则，最多{MOST_RULES}条",
+                f"{len(listed)} rules, and {MOST_RULES} may be",
+            ),
             field="rules",
-            remedy="join rules of one colour with ||",
+            way=Text("码色相同的规则用 || 合并", "join rules of one colour with ||"),
         )
     return listed
 
@@ -377,33 +441,43 @@ def _variables(
 
 
 def _run(program: cel.Program, context: cel.Context) -> bool | None:
+    result = _outcome(program, context)
+    return result if isinstance(result, bool) else None
+
+
+def _outcome(program: cel.Program, context: cel.Context) -> object:
+    """What it gives, or the exception that it ends with."""
     # The binding raises many kinds of exception: KeyError, TypeError, ValueError, RuntimeError.
     try:
-        result = program.execute(context)
-    except Exception:  # noqa: BLE001
-        return None
-    return result if isinstance(result, bool) else None
+        return program.execute(context)
+    except Exception as error:  # noqa: BLE001
+        return error
 
 
 def _compile(rule: Rule) -> tuple[cel.Program, Expression]:
     field = f"rules[{rule.id}].when"
     if len(rule.when) > expressions.LONGEST:
-        raise RuleError(f"longer than {expressions.LONGEST} characters", field=field)
+        raise expressions.too_long(field)
     # It brings a command line of its own, 0.1 s that who compiles no rule need not wait for.
     import cel  # noqa: PLC0415
 
     try:
         program = cel.compile(rule.when)
     except ValueError as error:
-        raise RuleError(f"does not compile: {str(error).splitlines()[0]}", field=field) from None
+        raise expressions.fault_of_syntax(rule.when, str(error), field=field) from None
+    expression = expressions.read(rule.when, field=field)
     unknown = set(program.variables()) - _VARIABLES
     if unknown:
+        name = min(unknown)
+        known = ", ".join(sorted(_VARIABLES))
         raise RuleError(
-            f"unknown name {min(unknown)!r}",
+            Text(f"没有名称 {shown(name)}", f"unknown name {name!r}"),
             field=field,
-            remedy=f"use {', '.join(sorted(_VARIABLES))}",
+            way=Text(
+                f'可用 {known.replace(", ", "、")}；文字要加引号："{shown(name)}"',
+                f'use {known}; or, where a text is meant, put it in quotes: "{shown(name)}"',
+            ),
         )
-    expression = expressions.read(rule.when, field=field)
     _check_fields(rule, expression, field)
     _try(rule, program, expression, field)
     return program, expression
@@ -421,11 +495,17 @@ def _check_fields(rule: Rule, expression: Expression, field: str) -> None:
 
 
 def _no_field(name: str, kinds: list[Kind], field: str) -> RuleError:
-    has = "; ".join(f"{kind.value} has {', '.join(sorted(_fields_of(kind)))}" for kind in kinds)
+    has = [(kind, sorted(_fields_of(kind))) for kind in kinds]
     return RuleError(
-        f"{' or '.join(kind.value for kind in kinds)} has no field {_shown(name)!r}",
+        Text(
+            f"{'或'.join(kind.text.zh for kind in kinds)}没有字段 {shown(name)}",
+            f"{' or '.join(kind.value for kind in kinds)} has no field {shown(name)!r}",
+        ),
         field=field,
-        remedy=has,
+        way=Text(
+            "；".join(f"{kind.text.zh}有 {'、'.join(names)}" for kind, names in has),
+            "; ".join(f"{kind.value} has {', '.join(names)}" for kind, names in has),
+        ),
     )
 
 
@@ -439,15 +519,54 @@ def _try(rule: Rule, program: cel.Program, expression: Expression, field: str) -
     for kind in sorted(rule.kinds):
         for fact in _samples(FACTS[kind], now - timedelta(hours=1)):
             context = cel.Context(_variables(asked, fact, holder, "510000", now))
-            if _run(program, context) is not None:
-                continue
-            if unknown := expression.fields - _fields_of(kind):
-                raise _no_field(min(unknown), [kind], field)
-            raise RuleError(
-                f"gives no yes or no for a {kind.value}",
-                field=field,
-                remedy="an optional field may be absent: ask `has(fact.field)` first",
-            )
+            outcome = _outcome(program, context)
+            if not isinstance(outcome, bool):
+                raise _no_answer(outcome, fact, expression, field)
+
+
+def _no_answer(outcome: object, fact: Fact, expression: Expression, field: str) -> RuleError:
+    """Why an expression gives no yes or no for a fact, in the likeliest words."""
+    kind = fact.kind
+    if unknown := expression.fields - _fields_of(kind):
+        return _no_field(min(unknown), [kind], field)
+    if expression.unreadable:
+        return expressions.unreadable(expression.unreadable[0], field=field)
+    if not isinstance(outcome, Exception):
+        return RuleError(
+            Text(
+                f"对{kind.text.zh}得不出“是”或“否”，而是一个值",
+                f"gives no yes or no for a {kind.value}, but a value",
+            ),
+            field=field,
+            way=Text(
+                '写成比较，如 fact.result == "NEGATIVE"',
+                'compare it, for instance fact.result == "NEGATIVE"',
+            ),
+        )
+    absent = [name for name in sorted(expression.fields) if getattr(fact, name) is None]
+    if absent:
+        return RuleError(
+            Text(
+                f"{kind.text.zh}可以没有 {absent[0]}，这时得不出“是”或“否”",
+                f"gives no yes or no for a {kind.value} without {absent[0]}",
+            ),
+            field=field,
+            way=Text(
+                f"先问 has(fact.{absent[0]}) &&",
+                f"an optional field may be absent: ask `has(fact.{absent[0]}) && …` first",
+            ),
+        )
+    return RuleError(
+        Text(
+            f"对{kind.text.zh}得不出“是”或“否”",
+            f"gives no yes or no for a {kind.value}",
+        ),
+        field=field,
+        way=Text(
+            "同类相比：文字与文字，数与数，时间与时间，now - fact.sampled_at 与 duration",
+            "compare like with like: texts, numbers, times; now - fact.sampled_at with a duration",
+        ),
+    )
 
 
 def _samples(fact: type[Fact], at: datetime) -> list[Fact]:

@@ -20,10 +20,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from exchange import authoring
 from exchange.errors import InvalidFieldError
 from exchange.keys import Algorithm, PrivateKey
 from exchange.provinces import province as known_province
-from exchange.rules import RuleBook
 from exchange.trust import ceremony, files
 from exchange.trust.profile import AttestationKey, KeyState, Profile
 from exchange.trust.sealkeys import SealPrivateKey
@@ -127,7 +127,7 @@ def lay_province(
     :raises TongxingError: the member or a rule is wrong.
     """
     code = known_province(member.province).code
-    RuleBook(rules)
+    authoring.check(rules)
     home.mkdir(mode=0o700, parents=True)
     key = PrivateKey.generate(Algorithm.ES256)
     authority = make_authority(code, now=now, lifetime=_AUTHORITY_LIFE)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import structlog
 
+from exchange import authoring
 from exchange.errors import TongxingError, TrustListError
-from exchange.rules import RuleBook
+from exchange.rules import RuleBook, RuleError
 from exchange.trust import files, refresh
 from exchange.trust.files import TIMESTAMP, Bundle, Files
 from exchange.trust.profile import Profile
@@ -103,7 +104,7 @@ class TrustKeeper:
         """Verify the newest that lies at hand: the own mirror, then the folder of metadata.
 
         :raises TrustListError: neither verifies, or has something usable of this province.
-        :raises RuleError: this province's own rules are wrong.
+        :raises RuleError: this province's own rules cannot be evaluated.
         """
         if (self._mirror / TIMESTAMP).exists():
             try:
@@ -124,7 +125,7 @@ class TrustKeeper:
         :param offered: files of a list, or those that changed.
         :returns: whether anything was newer.
         :raises TrustListError: it does not verify, or has nothing usable of this province.
-        :raises RuleError: this province's own rules are wrong.
+        :raises RuleError: this province's own rules cannot be evaluated.
         """
         async with self._offering:
             found = await asyncio.to_thread(self._newer_alone, self._bundle, offered)
@@ -134,6 +135,11 @@ class TrustKeeper:
             self._trust = trust
         for province, why in trust.unusable.items():
             log.error("trust.province_unusable", province=province, why=why)
+        try:
+            authoring.check_values(self._rules)
+        except RuleError as error:
+            # They were published, and every peer goes by them: to stop would help no traveller.
+            log.error("trust.rules_doubtful", why=str(error))  # noqa: TRY400 - no traceback
         log.info("trust.verified", version=trust.version, provinces=sorted(trust.profiles))
         for listener in self._listeners:
             listener(trust)

@@ -83,13 +83,13 @@ def sign_profile(
     passphrase_fd: PassphraseOption = None,
 ) -> None:
     """Sign a province's own profile with its role key, offline. 签署本省资料。"""
-    from exchange.rules import RuleBook
+    from exchange import authoring
     from exchange.trust import ceremony, roles
     from exchange.trust.profile import Profile
 
     document = _document(file)
     profile = Profile.from_json(document)
-    RuleBook(profile.rules)
+    authoring.check(profile.rules)
     role = roles.role_name(profile.province)
     version = number or _next_version(role, trust, document.get("version"))
     signer = open_signer(key, passphrase_fd)

@@ -22,9 +22,11 @@ from nodes.cli.published import DirectoryOption, OnlineKeysOption, RootOption, T
 if TYPE_CHECKING:
     from tuf.api.metadata import Metadata, Targets
 
+    from exchange.trust.profile import Profile
+
 __all__ = ["export", "publish"]
 
-_PATH = re.compile(r"(p[0-9]{6})/profile")
+_PATH = re.compile(r"(p([0-9]{6}))/profile")
 
 
 def export(
@@ -65,8 +67,12 @@ def publish(
     passphrase_fd: PassphraseOption = None,
 ) -> None:
     """Publish a signed profile: by the registry, or in a folder. 发布省级资料。"""
+    from exchange import authoring
+
     data = file.read_bytes()
-    name = _name(data, file)
+    name, profile = _read(data, file)
+    # The province's own node would refuse the list for its sake.
+    authoring.check(profile.rules)
     where = published.hand_in(
         {name: data},
         client_file=client_file,
@@ -77,13 +83,15 @@ def publish(
     typer.echo(f"published in {where}: {name}")
 
 
-def _name(data: bytes, file: Path) -> str:
-    """The name that a province's metadata is published by, whatever the file is called.
+def _read(data: bytes, file: Path) -> tuple[str, Profile]:
+    """A province's metadata: the name that it is published by, whatever the file is called.
 
     :raises TrustListError: it is no province's.
     """
     from tuf.api.exceptions import RepositoryError
     from tuf.api.metadata import Metadata, Targets
+
+    from exchange.trust import roles
 
     try:
         metadata: Metadata[Targets] = Metadata.from_bytes(data)
@@ -94,7 +102,8 @@ def _name(data: bytes, file: Path) -> str:
     parts = _PATH.fullmatch(paths[0]) if len(paths) == 1 else None
     if parts is None:
         raise _none(file)
-    return f"{signed.version}.{parts[1]}.json"
+    profile = roles.profile_of(signed.targets[paths[0]], parts[2])
+    return f"{signed.version}.{parts[1]}.json", profile
 
 
 def _none(file: Path) -> TrustListError:

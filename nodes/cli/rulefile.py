@@ -6,6 +6,7 @@ What ``tongxing trust profile export`` writes is such a profile.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exchange.errors import InvalidFieldError, TongxingError
-from exchange.provinces import PROVINCES
+from exchange.provinces import province
 
 if TYPE_CHECKING:
     from exchange.rules import RuleBook
 
-__all__ = ["RuleFile", "compiled", "faults", "read"]
+__all__ = ["RuleFile", "compiled", "faults", "read", "warnings"]
 
 _LARGEST = 1 << 20
+_CODE = re.compile(r"[0-9]{6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class RuleFile:
     """What a file holds, as it stands there.
 
     :param path: where the rules stand: of a province without rules of its own, the national file.
+    :param own: whether the rules are those of the file that was named, not the national ones.
     :param rules: tables or objects, not checked yet.
     :param apps: likewise.
     """
@@ -35,15 +38,19 @@ class RuleFile:
     path: Path
     rules: list[Any]
     apps: list[Any]
+    own: bool = True
 
 
 def read(name: Path) -> RuleFile:
     """Read a file.
 
     :param name: a file; or a province's code, for the file of it that comes with the software.
+    :raises UnknownProvinceError: it is neither a file nor a province's code.
     :raises InvalidFieldError: it cannot be read, or holds no rules.
     """
-    path = _shipped(name) if not name.exists() and str(name) in PROVINCES else name
+    path = name
+    if not name.exists() and _CODE.fullmatch(str(name)):
+        path = _shipped(province(str(name), field=str(name)).code)
     document = _document(path)
     apps = _list(document.get("apps", []), path, "apps")
     if "rules" in document:
@@ -55,25 +62,16 @@ def read(name: Path) -> RuleFile:
         raise InvalidFieldError(
             "holds no rules", field=str(path), remedy="write [[rules]], or a profile's JSON"
         )
-    return RuleFile(national, _list(_document(national).get("rules"), national, "rules"), apps)
+    rules = _list(_document(national).get("rules"), national, "rules")
+    return RuleFile(national, rules, apps, own=False)
 
 
 def faults(file: RuleFile) -> list[TongxingError]:
     """All that is wrong with its rules and apps; each error names the rule and its field."""
-    from exchange.rules import RuleBook
+    from exchange import authoring
     from exchange.trust.profile import App
 
-    found: list[TongxingError] = []
-    for rule in file.rules:
-        try:
-            RuleBook([rule])
-        except InvalidFieldError as error:
-            found.append(error)
-    if not found:
-        try:
-            RuleBook(file.rules)
-        except InvalidFieldError as error:
-            found.append(error)
+    found: list[TongxingError] = [*authoring.faults(file.rules)]
     for index, app in enumerate(file.apps):
         try:
             App.from_json(app, f"apps[{index}]")
@@ -82,20 +80,27 @@ def faults(file: RuleFile) -> list[TongxingError]:
     return found
 
 
+def warnings(book: RuleBook) -> list[TongxingError]:
+    """The rules that are in order, and yet were found to hold for no fact of a kind."""
+    from exchange import authoring
+
+    return [*authoring.warnings(book)]
+
+
 def compiled(file: RuleFile) -> RuleBook:
     """Its rules, compiled.
 
     :raises RuleError: one is wrong; names the file and the rule.
     """
-    from exchange.rules import RuleBook
+    from exchange import authoring
 
     try:
-        return RuleBook(file.rules)
+        return authoring.check(file.rules)
     except InvalidFieldError as error:
         raise error.at(file.path.name) from None
 
 
-def _shipped(code: Path) -> Path:
+def _shipped(code: str) -> Path:
     from nodes.profiles import FOLDER
 
     return FOLDER / f"{code}.toml"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from exchange.errors import InvalidFieldError, TongxingError
+from exchange.expressions import RuleError
 from nodes.cli import client, output
 from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from exchange.rules import Rule, RuleBook
     from nodes.cli.cases import Result
     from nodes.cli.described import Described
+    from nodes.cli.rulefile import RuleFile
 
 __all__ = ["rules"]
 
@@ -40,41 +42,74 @@ def check(
 ) -> None:
     """Check files of rules; each that is wrong is named with its fault. 校验规则文件。
 
-    The exit code is 0 only if all are in order, 3 if one is not.
+    A value that no fact ever has is a fault; that a rule was found to hold for no fact of a kind is
+    a warning. The exit code is 0 only if all are in order, 3 if one is not.
     """
     from nodes.cli import rulefile
 
     documents = []
     for name in files:
+        warnings: list[TongxingError] = []
         try:
             file = rulefile.read(name)
-            found, path, digest = rulefile.faults(file), file.path, ""
+            found, path, digest, national = rulefile.faults(file), file.path, "", _national(file)
             if not found:
-                digest = rulefile.compiled(file).digest.hex()
+                book = rulefile.compiled(file)
+                digest, warnings = book.digest.hex(), rulefile.warnings(book)
             count = len(file.rules)
         except TongxingError as error:
-            found, path, digest, count = [error], name, "", 0
-        documents.append(_checked(path, count, digest, found))
+            found, path, digest, count, national = [error], name, "", 0, ""
+        documents.append(_checked(path, count, digest, found, warnings))
         if form is Form.PRETTY:
             for fault in found:
-                output.print_line(f"{name}: {fault}")
+                output.print_line(_in_words(fault, name))
+            for warning in warnings:
+                output.print_line(_in_words(warning, name, "提醒 warning: "))
             if not found:
-                national = "" if path == name or path.stem == str(name) else f" ({path.name})"
-                print(f"{name}: {count} 条规则无误 rules are in order{national}, {digest[:16]}")
+                print(f"{name}: {count} 条规则无误 rules are in order, {digest[:16]}{national}")
     if form is Form.JSON:
         output.print_json({"files": documents})
     raise typer.Exit(0 if all(not each["faults"] for each in documents) else _REFUSED)
 
 
-def _checked(path: Path, count: int, digest: str, faults: list[TongxingError]) -> dict[str, Any]:
+def _checked(
+    path: Path,
+    count: int,
+    digest: str,
+    faults: list[TongxingError],
+    warnings: list[TongxingError],
+) -> dict[str, Any]:
     return {
         "file": str(path),
         "rules": count,
         "digest": digest,
-        "faults": [
-            {"field": each.field, "message": each.message, "remedy": each.remedy} for each in faults
-        ],
+        "faults": list(map(_fault_document, faults)),
+        "warnings": list(map(_fault_document, warnings)),
     }
+
+
+def _fault_document(fault: TongxingError) -> dict[str, str]:
+    document = {"field": fault.field, "message": fault.message, "remedy": fault.remedy}
+    if isinstance(fault, RuleError):
+        document |= {"message_zh": fault.said.zh, "remedy_zh": fault.way.zh}
+    return document
+
+
+def _in_words(fault: TongxingError, file: Path, title: str = "") -> str:
+    """A fault of a file in one line; that of a rule in both languages."""
+    if isinstance(fault, RuleError):
+        zh = "；".join(filter(None, (fault.said.zh, fault.way.zh)))
+        en = "; ".join(filter(None, (fault.said.en, fault.way.en)))
+        return f"{file}: {title}{fault.field}: {zh} {en}"
+    of_the_file = fault.field.startswith(str(file))
+    return str(fault) if of_the_file else f"{file}: {fault}"
+
+
+def _national(file: RuleFile) -> str:
+    """That a province has no rules of its own, where that is so."""
+    return (
+        "" if file.own else "; 本省没有规则，按全国规则 it has none of its own: the national ones"
+    )
 
 
 # --- test -----------------------------------------------------------------------------------
@@ -97,9 +132,13 @@ def try_cases(
     """
     from nodes.cli import cases, rulefile
 
+    if table is not None and not table.exists():
+        raise InvalidFieldError(
+            f"{table}: 没有这个文件 no such file", field="--cases", remedy="check its name"
+        )
     found = rulefile.read(file)
     book = rulefile.compiled(found)
-    table = table or cases.beside(found.path)
+    table = table or _table_beside(found.path)
     results = [cases.run(book, case) for case in cases.read(table, _now(None))]
     failing = [each for each in results if not each.passes]
     asked = {each.rule for each in results}
@@ -115,10 +154,28 @@ def try_cases(
     else:
         if failing:
             _print_failing(failing)
-        print(f"{table}: {len(results)} 例 cases, {len(failing)} 例不符 fail")
+        tried = f"{len(results)} 例 cases, {len(failing)} 例不符 fail"
+        print(f"{table}: {tried}{_national(found)}")
         if unasked:
             output.print_line(f"没有用例的规则 no case is decided by {', '.join(unasked)}")
     raise typer.Exit(_REFUSED if failing else 0)
+
+
+def _table_beside(rules: Path) -> Path:
+    """The table beside a file of rules.
+
+    :raises InvalidFieldError: there is none.
+    """
+    from nodes.cli import cases
+
+    table = cases.beside(rules)
+    if not table.exists():
+        raise InvalidFieldError(
+            f"没有用例表 there is no table of cases {table.name} beside {rules.name}",
+            field="--cases",
+            remedy="give --cases FILE, or write one: its header is case,now,facts,colour,rule",
+        )
+    return table
 
 
 def _case_document(result: Result) -> dict[str, Any]:
@@ -159,6 +216,7 @@ def _concluded(colour: Colour, rule: str) -> str:
 
 @rules.command(short_help="Say rules in words, and what they make of a fact (解读规则).")
 def explain(
+    context: typer.Context,
     file: Annotated[Path | None, typer.Argument(help=_FILE, show_default=False)] = None,
     province: Annotated[
         str | None,
@@ -174,7 +232,11 @@ def explain(
         ),
     ] = None,
     at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When they are asked; else now. 时间。")
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="When they are asked, RFC 3339; without offset, China's; else now. 时间。",
+        ),
     ] = None,
     client_file: ClientOption = None,
     form: FormOption = Form.PRETTY,
@@ -187,6 +249,15 @@ def explain(
     from nodes.cli import described
 
     now = _now(at)
+    # Not where it is set for the whole session: by TONGXING_CLIENT.
+    source = context.get_parameter_source("client_file")
+    if file is not None and source is not None and source.name == "COMMANDLINE":
+        raise InvalidFieldError(
+            "不能与 FILE 同用 goes without FILE",
+            field="--client",
+            remedy="give FILE or CODE for rules of a file, "
+            "or --client FILE --province CODE for those of the trust list",
+        )
     book = _book(file, province, client_file)
     known: list[Described] = []
     for text in fact or ():
@@ -214,6 +285,12 @@ def _book(file: Path | None, province: str | None, client_file: Path | None) -> 
                 "goes without FILE", field="--province", remedy="give FILE, or --client FILE"
             )
         return rulefile.compiled(rulefile.read(file))
+    if client_file is None:
+        raise InvalidFieldError(
+            "没有规则 no rules are named",
+            field="FILE",
+            remedy="give a file, a province's code (440000), or --client FILE [--province CODE]",
+        )
     config = client.load(client_file)
     code = known_province(province or config.province, field="--province").code
     return RuleBook(client.trust_list(config.trust).profile(code).rules)

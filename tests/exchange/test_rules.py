@@ -91,8 +91,10 @@ def test_a_missing_field_is_refused(missing: str) -> None:
     refused(f"rules[nat-48h].{missing}", without(missing))
 
 
-def test_a_rule_without_an_id_is_refused() -> None:
-    refused("rules.id", without("id"))
+def test_a_rule_without_an_id_is_refused_and_its_place_named() -> None:
+    error = refused("rules.id", rule(), without("id"))
+    assert "rule 2" in error.message
+    assert "第2条" in error.said.zh
 
 
 @pytest.mark.parametrize("kinds", [[], "RECOVERY", ["FUTURE_KIND"], [None], None, 7, [[]]])
@@ -123,7 +125,9 @@ def test_a_local_time_is_refused_because_it_is_another_moment_elsewhere(moment: 
 
 
 def test_two_rules_of_one_id_are_refused() -> None:
-    refused("rules[nat-48h].id", rule(), rule(colour="RED"))
+    error = refused("rules[nat-48h].id", rule(), rule(colour="RED"))
+    assert "another id" in error.remedy
+    assert "version" in error.way.zh
 
 
 # Trying on load.
@@ -135,12 +139,55 @@ def test_two_rules_of_one_id_are_refused() -> None:
         "",
         "fact.result ==",
         "fact.result = 'NEGATIVE'",
+        "has(1)",
         "(" * 900 + "true" + ")" * 900,
         "[" * 900 + "]" * 900 + " == []",
     ],
 )
 def test_a_rule_that_does_not_compile_is_refused(when: str) -> None:
-    assert "does not compile" in refused("rules[nat-48h].when", rule(when=when)).message
+    error = refused("rules[nat-48h].when", rule(when=when))
+    assert "does not compile" in error.message
+    for compilers in ("Syntax error", "<input>", "<EOF>", "expecting", "token"):
+        assert compilers not in f"{error} {error.said} {error.way}"
+
+
+@pytest.mark.parametrize(
+    ("when", "place", "part", "remedy"),
+    [
+        ("fact.result = 'NEGATIVE'", "line 1, character 13", ": = 'NEGATIVE'", "write == for ="),
+        ("fact.result == “NEGATIVE”", "line 1, character 16", ": “NEGATIVE”", 'write " for “'),
+        ("true and false", "line 1, character 6", ": and false", "write && for and"),
+        ('true &&\n  fact.result is "x"', "line 2, character 15", ': is "x"', "write == for is"),
+        ("fact.result == '阴性' ！", "line 1, character 21", ": ！", "write ! for ！"),
+        ("fact.result ==", "line 1, character 15", "(its end)", "a value or a bracket is missing"),
+        ("(true", "line 1, character 6", "(its end)", "a value or a bracket is missing"),
+        ("", "line 1, character 1", "(its end)", 'fact.result == "NEGATIVE"'),
+        ('fact.result == "NEG', "line 1, character 16", ': "NEG', "a quote at both ends"),
+        ("has(fact)", "line 1, character 5", ": fact)", "has(fact.result_at)"),
+        ("true) || " + "x" * 99, "line 1, character 5", ": ) || " + "x" * 35, "join conditions by"),
+    ],
+)
+def test_a_syntax_error_names_line_character_and_part(
+    when: str, place: str, part: str, remedy: str
+) -> None:
+    error = refused("rules[nat-48h].when", rule(when=when))
+    assert place in error.message
+    assert error.message.endswith(part)
+    assert remedy in error.remedy
+    assert not error.said.zh.isascii()
+    assert error.way.zh
+
+
+def test_what_a_refusal_repeats_is_short_and_hides_nothing() -> None:
+    """Another province wrote it, and it goes into logs and to apps."""
+    for when in (
+        "true \u202e!" + "x" * 999,
+        'duration("\u202e' + "x" * 999 + '") > duration("1h")',
+    ):
+        error = refused("rules[nat-48h].when", rule(when=when))
+        for words in (*error.said, *error.way):
+            assert "\u202e" not in words
+            assert len(words) < 200
 
 
 @pytest.mark.parametrize(
@@ -149,7 +196,6 @@ def test_a_rule_that_does_not_compile_is_refused(when: str) -> None:
         ("person.name == 'x'", "person"),
         ("result == 'NEGATIVE'", "result"),
         ("fact.result == NEGATIVE", "NEGATIVE"),
-        ("[1, 2].exists(n, n == 1)", "n"),
     ],
 )
 def test_an_unknown_name_is_refused(when: str, name: str) -> None:
@@ -195,8 +241,30 @@ def test_a_field_that_one_of_the_kinds_lacks_is_refused() -> None:
 def test_an_optional_field_without_has_is_refused() -> None:
     when = 'now - fact.result_at <= duration("48h")'
     error = refused("rules[nat-48h].when", rule(when=when))
-    assert "has(fact.field)" in error.remedy
+    assert "has(fact.result_at) &&" in error.remedy
+    assert error.message == "gives no yes or no for a NUCLEIC_ACID_TEST without result_at"
     RuleBook([rule(when=f"has(fact.result_at) && {when}")])
+
+
+@pytest.mark.parametrize(
+    ("when", "words", "remedy"),
+    [
+        ("fact.result", "a value", 'fact.result == "NEGATIVE"'),
+        ("fact.sampled_at > 5", "no yes or no", "like with like"),
+        ('now - fact.sampled_at < duration("2d")', 'duration("2d") is no', 'duration("48h")'),
+        ('now - fact.sampled_at < duration("3 天")', 'duration("3 天") is', 'duration("72h")'),
+        ('now - fact.sampled_at < duration("1w")', 'duration("1w") is', 'duration("168h")'),
+        ('now - fact.sampled_at < duration("36")', 'duration("36") is', 'duration("36h")'),
+        ('now - fact.sampled_at < duration("soon")', 'duration("soon") is', 'duration("48h")'),
+        ('now < timestamp("2022-01-10")', "is no time", "2022-01-10T00:00:00+08:00"),
+    ],
+)
+def test_a_refusal_says_why_there_is_no_yes_or_no(when: str, words: str, remedy: str) -> None:
+    error = refused("rules[nat-48h].when", rule(when=when))
+    assert words in error.message
+    assert remedy in error.remedy
+    assert not error.said.zh.isascii()
+    assert not error.way.zh.isascii()
 
 
 def test_a_fault_behind_one_result_alone_is_found() -> None:
@@ -259,6 +327,7 @@ def test_a_rule_of_two_kinds_may_ask_each_for_its_own(world: Any) -> None:
     ("when", "why"),
     [
         ("[1, 2].all(now, now > 0)", "'all' is a loop"),
+        ("[1, 2].exists(n, n == 1)", "'exists' is a loop"),
         ("[1, 2].exists(origin, origin > 0)", "'exists' is a loop"),
         ("[1, 2].exists_one(now, now > 0)", "'exists_one' is a loop"),
         ("[1, 2].map(now, now + 1) == [2, 3]", "'map' is a loop"),
@@ -462,7 +531,9 @@ def test_an_origin_that_is_neither_province_nor_foreign_country_is_refused(origi
     "name", ["", "NAT", "nat_48h", "nat 48h", "核酸", "a" * 41, "a\n", 7, None]
 )
 def test_an_id_of_another_form_is_refused(name: Any) -> None:
-    assert refused(f"rules[{str(name).encode('unicode_escape').decode()[:40]}].id", rule(id=name))
+    error = refused(f"rules[{repr(str(name))[1:-1][:40]}].id", rule(), rule(id=name))
+    assert "rule 2" in error.message
+    assert "a-z, 0-9" in error.remedy
 
 
 @pytest.mark.parametrize(

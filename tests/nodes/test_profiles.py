@@ -10,18 +10,22 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from structlog.testing import capture_logs
 
 from exchange.errors import TrustListError, UnknownProvinceError
 from exchange.facts import Colour
 from exchange.provinces import PROVINCES
-from exchange.rules import RuleBook
-from exchange.trust import refresh
+from exchange.rules import RuleBook, RuleError
+from exchange.trust import ceremony, files, refresh
 from exchange.trust.profile import App, Profile
-from nodes.cli import cases
+from exchange.trust.signers import Signers, save_signer
+from nodes.cli import cases, run
 from nodes.cli.client import load
+from nodes.config import TrustConfig
 from nodes.identity import Identity, Role, make_authority, uris
 from nodes.profiles import FOLDER, published, published_rules
 from nodes.setup import Member, initialise
+from nodes.trust import TrustKeeper
 
 NOW = datetime(2022, 1, 10, 4, 0, tzinfo=UTC)
 GUANGDONG, SICHUAN = "440000", "510000"
@@ -148,6 +152,65 @@ def test_an_app_that_is_none_is_refused(apps, field):
 def test_a_field_of_a_later_version_is_left_aside():
     read = Profile.from_json({**profile().to_json(), "apps": [{**APP, "icon": "x"}]})
     assert read.apps == (App(**APP),)
+
+
+# --- the node's own ---------------------------------------------------------------------------
+
+
+MISSPELT = {
+    "id": "nat",
+    "kinds": ["NUCLEIC_ACID_TEST"],
+    "colour": "GREEN",
+    "when": 'fact.result == "NEGATIV"',
+    "reason": {"zh": "核酸阴性", "en": "a negative test"},
+    "valid_from": "2022-01-01T00:00:00Z",
+}
+
+
+async def test_a_node_goes_by_its_misspelt_rules_as_its_peers_do_and_says_so(tmp_path):
+    now = datetime.now(UTC)
+    misspelt = dataclasses.replace(profile(), rules=(MISSPELT,))
+    other = make_authority(GUANGDONG, now=now, lifetime=timedelta(days=1)).certificate.decode()
+    profiles = (misspelt, Profile(GUANGDONG, (), other, ("other.example:1",)))
+    trust = tmp_path / "trust"
+    signers = Signers.generate([SICHUAN, GUANGDONG])
+    files.write(trust, ceremony.initialise(profiles, signers, now=now))
+
+    def keeper(province):
+        config = TrustConfig(root=trust / "1.root.json", metadata=trust)
+        return TrustKeeper(config, province, tmp_path / province, lambda: now)
+
+    with capture_logs() as logged:
+        assert (await keeper(SICHUAN).start()).profile(SICHUAN).rules == (MISSPELT,)
+    (said,) = [each for each in logged if each["event"] == "trust.rules_doubtful"]
+    assert "rules[nat].when" in said["why"]
+    with capture_logs() as logged:
+        assert (await keeper(GUANGDONG).start()).profile(SICHUAN).rules == (MISSPELT,)
+    assert "trust.rules_doubtful" not in [each["event"] for each in logged]
+
+
+def test_a_trial_with_misspelt_rules_is_refused(tmp_path):
+    members = {SICHUAN: Member(SICHUAN, "127.0.0.1:7443")}
+    with pytest.raises(RuleError):
+        initialise(tmp_path / "x", members, now=NOW, rules={SICHUAN: (MISSPELT,)})
+
+
+def test_misspelt_rules_are_neither_signed_nor_published(tmp_path, capsys):
+    signers = Signers.generate([SICHUAN])
+    misspelt = dataclasses.replace(profile(), rules=(MISSPELT,))
+    document, key = tmp_path / "profile.json", tmp_path / "role.pem"
+    document.write_text(json.dumps(misspelt.to_json()))
+    save_signer(key, signers.provinces[SICHUAN], None)
+    signed = tmp_path / "signed.json"
+    sign = ["trust", "profile", "sign", document, "--key", key, "--version", 2, "--out", signed]
+    assert run(list(map(str, sign))) == 1
+    assert "rules[nat].when" in capsys.readouterr().err
+    assert not signed.exists()
+    signed.write_bytes(
+        ceremony.sign_profile(misspelt, signers.provinces[SICHUAN], version=2, now=NOW)
+    )
+    assert run(["trust", "profile", "publish", str(signed), "--client", "none.toml"]) == 1
+    assert "rules[nat].when" in capsys.readouterr().err
 
 
 # --- the trial ----------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from exchange import authoring
 from exchange.errors import TrustListError, UnknownProvinceError
+from exchange.rules import RuleError
 from nodes import published_rules
 from nodes.published_rules import PublishedRules
 
@@ -64,6 +66,15 @@ async def test_rules_that_do_not_compile_are_refused_each_time_and_tried_once(co
             await published.of(HUBEI, Trust(RULE | {"when": "("}))
     assert len(compiled) == 1
     assert (await published.of(HUBEI, Trust(RULE))).rules
+
+
+async def test_what_an_author_is_refused_for_does_not_stop_a_reader():
+    """A peer's profile stands as it was published, also by software that was less strict."""
+    misspelt = RULE | {"when": 'fact.result == "NEGATIV"'}
+    with pytest.raises(RuleError):
+        authoring.check([misspelt])
+    book = await PublishedRules().of(HUBEI, Trust(misspelt, RULE | {"id": "well"}))
+    assert [rule.id for rule in book.rules] == ["nat", "well"]
 
 
 async def test_whoever_gives_up_starts_nothing_twice(compiled):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -30,6 +31,7 @@ NOW = datetime(2022, 1, 10, 4, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 DAY = 24 * HOUR
 GUANGDONG, SICHUAN = "440000", "510000"
+HANDBOOK = FOLDER.parent / "README.md"
 RULES = """
 [[rules]]
 id = "nat-48h"
@@ -111,12 +113,15 @@ def test_a_province_is_named_by_its_code(document):
     [
         ('"GREEN"', '"BLUE"', "rules[nat-48h].colour"),
         ('"48h")', '"48h"', "rules[nat-48h].when"),
+        ('"48h"', '"2d"', "rules[nat-48h].when"),
         ('== "POSITIVE"', '== "POSITIVE" && fact.dose > 1', "rules[positive].when"),
         ('fact.result == "POSITIVE"', "person.age > 60", "rules[positive].when"),
         ('id = "positive"', 'id = "nat-48h"', "rules[nat-48h].id"),
         ('id = "positive"', 'id = "正"', "id"),
         ('reason.en = "a positive test"', "", "rules[positive].reason"),
         ('id = "positive"', 'id = "positive"\nvalid_til = 1', "rules[positive].valid_til"),
+        ('"NEGATIVE"', '"NEGATIV"', "rules[nat-48h].when"),
+        ('fact.result == "POSITIVE"', 'origin == "44000"', "rules[positive].when"),
     ],
 )
 def test_a_rule_that_is_wrong_is_named_with_its_file(tongxing, rules, was, becomes, field):
@@ -128,6 +133,71 @@ def test_a_rule_that_is_wrong_is_named_with_its_file(tongxing, rules, was, becom
     code, _, err = tongxing("explain", rules)
     assert code == 1
     assert rules.name in err
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "words"),
+    [
+        ('"NEGATIVE"', '"NEGATIV"', ('是否应为 "NEGATIVE"', 'did you mean "NEGATIVE"')),
+        ('"48h"', '"2d"', ("不是时长", "is no duration", 'duration("48h")')),
+        (
+            'fact.result == "POSITIVE"',
+            "fact.result",
+            ("写成比较", "no yes or no", "but a value", "compare it"),
+        ),
+        (
+            'fact.result == "POSITIVE"',
+            "[1].exists(n, n > 0)",
+            ("exists 是循环", "'exists' is a loop", "|| and &&"),
+        ),
+        (
+            '== "POSITIVE"',
+            '= "POSITIVE"',
+            ('第1行第13个字符起不能编译：= "POS', "line 1, character 13", "write == for ="),
+        ),
+        ('id = "positive"', 'id = "正"', ("rules[正].id", "第2条", "in rule 2", "a-z, 0-9")),
+        ('id = "positive"\n', "", ("rules.id", "第2条规则缺少编号", "missing in rule 2")),
+        (
+            'id = "positive"',
+            'id = "nat-48h"',
+            ("编号重复", "stands twice", "另起编号", "another id"),
+        ),
+    ],
+)
+def test_a_fault_is_told_in_one_line_in_plain_words_of_both_languages(
+    tongxing, rules, was, becomes, words
+):
+    rules.write_text(RULES.replace(was, becomes, 1), encoding="utf-8")
+    code, _, err = tongxing("check", rules)
+    assert code == 3
+    assert len(err.splitlines()) == 1
+    for each in (*words, str(rules)):
+        assert each in err
+    for compilers in ("Syntax error", "<input>", "<EOF>", "\\u"):
+        assert compilers not in err
+
+
+def test_a_fault_is_told_to_programs_in_both_languages(document, rules):
+    rules.write_text(RULES.replace('"NEGATIVE"', '"NEGATIV"'), encoding="utf-8")
+    ((fault,),) = [each["faults"] for each in document("check", rules)[1]["files"]]
+    assert fault["message"] == 'fact.result is never "NEGATIV"'
+    assert fault["message_zh"] == 'fact.result 不会是 "NEGATIV"'
+    assert fault["remedy"].startswith('did you mean "NEGATIVE"?')
+    assert fault["remedy_zh"].startswith('是否应为 "NEGATIVE"？')
+
+
+def test_a_rule_that_never_holds_is_warned_of_and_in_order(tongxing, document, rules):
+    never = RULES.replace('fact.result == "POSITIVE"', 'fact.kind == "VACCINATION"')
+    rules.write_text(never, encoding="utf-8")
+    code, out, err = tongxing("check", rules)
+    assert code == 0
+    assert "2 条规则无误" in out
+    assert "提醒 warning: rules[positive].when" in err
+    assert "for no NUCLEIC_ACID_TEST" in err
+    code, found = document("check", rules)
+    assert code == 0
+    assert [each["field"] for each in found["files"][0]["warnings"]] == ["rules[positive].when"]
+    assert document("check", GUANGDONG)[1]["files"][0]["warnings"] == []
 
 
 def test_every_rule_that_is_wrong_is_named(document, rules):
@@ -175,6 +245,21 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tongxing, tmp_path):
     assert tongxing("explain", "999999")[0] == 1
 
 
+@pytest.mark.parametrize("command", ["check", "test", "explain"])
+def test_a_code_of_no_province_is_refused_in_one_line(tongxing, command):
+    code, out, err = tongxing(command, "999999")
+    assert code == (3 if command == "check" else 1)
+    assert out == ""
+    assert err.count("999999") == len(err.splitlines()) == 1
+    assert "no province has this code" in err
+
+
+def test_that_the_national_rules_are_meant_is_told(tongxing):
+    for command in ("check", "test"):
+        assert "按全国规则" in tongxing(command, "130000")[1]
+        assert "按全国规则" not in tongxing(command, GUANGDONG)[1]
+
+
 # --- test ---------------------------------------------------------------------------------------
 
 
@@ -183,6 +268,19 @@ def test_the_published_rules_pass_their_tables(tongxing, code):
     status, out, err = tongxing("test", code)
     assert (status, err) == (0, "")
     assert "0 例不符" in out
+
+
+def test_the_table_and_the_facts_of_the_handbook_are_read(tongxing, tmp_path):
+    section = HANDBOOK.read_text(encoding="utf-8").split("## Rules ")[1].split("\n## ")[0]
+    table = tmp_path / "table.csv"
+    table.write_text(section.split("```csv\n")[1].split("```")[0], encoding="utf-8")
+    status, out, _ = tongxing("test", GUANGDONG, "--cases", table)
+    assert status == 0
+    assert "3 例 cases, 0 例不符" in out
+    facts = re.findall(r"--fact '([^']+)'", section)
+    assert len(facts) == 3
+    for fact in facts:
+        assert tongxing("explain", GUANGDONG, "--fact", fact)[0] == 0
 
 
 def test_a_case_that_fails_is_printed(tongxing, document, rules):
@@ -261,7 +359,12 @@ def test_a_table_that_does_not_read_is_refused(tongxing, rules, content, words):
 def test_a_table_that_is_not_there_is_refused(tongxing, rules):
     code, _, err = tongxing("test", rules)
     assert code == 1
-    assert "440000.cases.csv" in err
+    assert "--cases: 没有用例表 there is no table of cases 440000.cases.csv" in err
+    assert "case,now,facts,colour,rule" in err
+    code, _, err = tongxing("test", rules, "--cases", rules.with_name("none.csv"))
+    assert code == 1
+    assert "--cases" in err
+    assert "none.csv" in err
 
 
 # --- explain ------------------------------------------------------------------------------------
@@ -330,7 +433,56 @@ def test_the_rules_of_the_trust_list_are_explained(tongxing, document, tmp_path)
     assert tongxing("explain", *client, "--province", "310000")[0] == 1
     assert tongxing("explain", *client, "--province", "1")[0] == 1
     assert tongxing("explain", GUANGDONG, "--province", SICHUAN)[0] == 1
-    assert tongxing("explain")[0] == 1
+
+
+def test_an_explanation_of_nothing_is_refused(tongxing):
+    code, _, err = tongxing("explain")
+    assert code == 1
+    assert "FILE: 没有规则 no rules are named" in err
+    assert "440000" in err
+    assert "--client" in err
+
+
+def test_a_client_beside_a_file_is_refused_and_one_of_the_session_passed_over(
+    tongxing, monkeypatch
+):
+    code, _, err = tongxing("explain", GUANGDONG, "--client", "app.toml")
+    assert code == 1
+    assert "--client: 不能与 FILE 同用 goes without FILE" in err
+    monkeypatch.setenv("TONGXING_CLIENT", "app.toml")
+    assert tongxing("explain", GUANGDONG)[0] == 0
+
+
+def test_a_fact_without_a_time_is_refused_with_a_remedy(tongxing):
+    code, _, err = tongxing("explain", GUANGDONG, "--fact", "核酸检测 阴性")
+    assert code == 1
+    assert "--fact.sample_time: 没有采样时间 it does not say when" in err
+    assert "48h" in err
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        "2022-01-10T12:00:00+08:00",
+        "2022-01-10T04:00:00Z",
+        "2022-01-10T12:00:00",
+        "2022-01-10T12:00",
+        "2022-01-10 12:00",
+        "2022/1/10 12:00",
+    ],
+)
+def test_a_time_is_taken_in_every_form_and_without_offset_as_chinas(document, at):
+    _, found = document(
+        "explain", GUANGDONG, "--at", at, "--fact", f"核酸检测 阴性 {at.replace(' ', 'T')}"
+    )
+    assert found["time"] == "2022-01-10T04:00:00Z"
+    assert found["rule"] == "nat-48h"
+
+
+def test_a_time_that_is_none_is_refused(tongxing):
+    code, _, err = tongxing("explain", GUANGDONG, "--at", "tomorrow")
+    assert code == 1
+    assert "--at: is not a time" in err
 
 
 # --- a fact in words ------------------------------------------------------------------------------
