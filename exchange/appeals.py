@@ -136,6 +136,7 @@ class Appeal:
     :param attestation_id: the contested attestation's; None where a decision is contested.
     :param receipt: the decision's, COSE_Sign1 bytes; b"" where there is none.
     :param statement: what the holder says (申诉理由).
+    :param holder_unchecked: of a decision: the log of the node that decided does not tell whose.
     """
 
     id: UUID
@@ -147,6 +148,7 @@ class Appeal:
     filed_at: datetime
     delivered_at: datetime | None = None
     answer: Answer | None = None
+    holder_unchecked: bool = False
 
     @property
     def state(self) -> State:
@@ -157,9 +159,10 @@ class Appeal:
 
     def same_filing(self, other: Appeal) -> bool:
         """Whether the other contests the same in the same words, whenever it was filed."""
-        return replace(self, filed_at=other.filed_at, delivered_at=None, answer=None) == replace(
-            other, delivered_at=None, answer=None
-        )
+        return self._filing(self.filed_at) == other._filing(self.filed_at)
+
+    def _filing(self, at: datetime) -> Appeal:
+        return replace(self, filed_at=at, delivered_at=None, answer=None, holder_unchecked=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,6 +424,7 @@ def appeal_to_proto(appeal: Appeal) -> pb.Appeal:
         deliver_time=None if appeal.delivered_at is None else time_to_proto(appeal.delivered_at),
         state=f"APPEAL_STATE_{appeal.state}",
         answer=None if appeal.answer is None else answer_to_proto(appeal.answer),
+        holder_unchecked=appeal.holder_unchecked,
     )
 
 
@@ -439,7 +443,7 @@ def appeal_from_proto(message: pb.Appeal) -> Appeal:
 
     :raises InvalidFieldError: (or a subclass) a field has another form; names it.
     """
-    appeal = _read_filing(message)
+    appeal = replace(_read_filing(message), holder_unchecked=message.holder_unchecked)
     if message.HasField("deliver_time"):
         at = time_from_proto(message.deliver_time, field="deliver_time")
         appeal = replace(appeal, delivered_at=at)

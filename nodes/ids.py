@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-__all__ = ["new_id"]
+__all__ = ["made_at", "new_id"]
 
 
 def new_id(now: datetime) -> UUID:
@@ -16,3 +16,11 @@ def new_id(now: datetime) -> UUID:
     """
     high = int(now.timestamp() * 1000) << 16 | 0x7000 | secrets.randbits(12)
     return UUID(int=high << 64 | 1 << 63 | secrets.randbits(62))
+
+
+def made_at(id_: UUID) -> datetime:
+    """When `new_id` made an id, cut to the millisecond.
+
+    :raises OverflowError: it lies beyond the year 9999.
+    """
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=id_.int >> 80)

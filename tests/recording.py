@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from exchange.errors import AuditUnavailableError
 from nodes.audit.entries import Entry
@@ -22,3 +23,8 @@ class Recorded(list[Entry]):
     def record_all(self, entry: Entry, holders: Iterable[tuple[bytes, str]], /) -> None:
         for token, answer in holders:
             self.record(dataclasses.replace(entry, token=token, answer=answer))
+
+    async def whose(self, target: str, at: datetime, tokens: Sequence[bytes]) -> bool | None:
+        del at
+        found = [entry.token for entry in self if entry.target == target and entry.token]
+        return found[0] in tokens if found else None

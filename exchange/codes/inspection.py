@@ -70,15 +70,19 @@ class Inspection:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-def inspect(text: str, *, certificate: bytes | None, at: datetime) -> Inspection:
+def inspect(shown: str | bytes, *, certificate: bytes | None, at: datetime) -> Inspection:
     """Look at every layer of an HC1 text.
 
-    :param text: whatever was shown; bad input is told of and never raises.
+    :param shown: whatever was shown; bad input is told of and never raises. Of signed bytes, which
+        nothing is wrapped around, the outer layers do not hold.
     :param certificate: the signer's certificate or public key (`DocumentSigner.read`), if at hand.
     :param at: the time at which it is to be valid, aware.
     """
     looked = _Look()
-    looked.text(text)
+    if isinstance(shown, bytes):
+        looked.bare(shown)
+    else:
+        looked.text(shown)
     looked.signer(certificate)
     looked.validity(at)
     return looked.result()
@@ -112,7 +116,14 @@ class _Look:
         if signed is None and packed and packed[0] >> 5 in _OBJECT_HEADS:
             signed = packed
         if signed is not None:
-            self.envelope = self._try("cose", Envelope.parse, signed)
+            self._signed(signed)
+
+    def bare(self, signed: bytes) -> None:
+        self._note("prefix", False, "none: signed bytes, and not their text")
+        self._signed(signed)
+
+    def _signed(self, signed: bytes) -> None:
+        self.envelope = self._try("cose", Envelope.parse, signed)
         if self.envelope is not None:
             self._payload(self.envelope)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import segno
     from PIL import Image
 
-__all__ = ["blocks", "png", "read", "svg", "version"]
+__all__ = ["blocks", "columns", "png", "read", "svg", "version"]
 
 _QUIET: Final = 4
 """Modules of white around the code (ISO/IEC 18004 §6.3.8)."""
@@ -68,6 +68,14 @@ def blocks(text: str, *, ansi: bool) -> str:
         for upper, lower in zip(rows[::2], rows[1::2], strict=True)
     ]
     return "".join(f"{_ON_WHITE}{line}{_RESET}\n" if ansi else f"{line}\n" for line in lines)
+
+
+def columns(text: str) -> int:
+    """How wide a terminal must be for what `blocks` draws.
+
+    :raises InvalidFieldError: no QR code holds the text.
+    """
+    return 17 + 4 * version(text) + 2 * _QUIET
 
 
 def version(text: str) -> int:

@@ -29,7 +29,7 @@ from exchange.v1 import options_pb2 as tongxing_dot_v1_dot_options__pb2
 from exchange.v1 import types_pb2 as tongxing_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tongxing/v1/appeal_service.proto\x12\x0btongxing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19tongxing/v1/options.proto\x1a\x17tongxing/v1/types.proto\"\xb4\x03\n\x06\x41ppeal\x12%\n\tappeal_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61ppealId\x12\x1a\n\x08province\x18\x02 \x01(\tR\x08province\x12-\n\x12\x61nswering_province\x18\x03 \x01(\tR\x11\x61nsweringProvince\x12%\n\x0e\x61ttestation_id\x18\x04 \x01(\tR\rattestationId\x12\x18\n\x07receipt\x18\x05 \x01(\x0cR\x07receipt\x12\x1c\n\tstatement\x18\x06 \x01(\tR\tstatement\x12\x37\n\tfile_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x66ileTime\x12=\n\x0c\x64\x65liver_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x64\x65liverTime\x12.\n\x05state\x18\t \x01(\x0e\x32\x18.tongxing.v1.AppealStateR\x05state\x12\x31\n\x06\x61nswer\x18\n \x01(\x0b\x32\x19.tongxing.v1.AppealAnswerR\x06\x61nswer\"\x85\x02\n\x0c\x41ppealAnswer\x12I\n\nresolution\x18\x01 \x01(\x0e\x32\x1d.tongxing.v1.AppealResolutionB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\nresolution\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03R\x06reason\x12I\n\x1asuperseding_attestation_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x18supersedingAttestationId\x12;\n\x0b\x61nswer_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nanswerTime\"\x91\x02\n\x11\x46ileAppealRequest\x12%\n\tappeal_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61ppealId\x12\x41\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1d.tongxing.v1.IdentityDocumentB\x06\xbaH\x03\xc8\x01\x01R\x08\x64ocument\x12\x43\n\x0b\x61ttestation\x18\x03 \x01(\x0b\x32!.tongxing.v1.AttestationReferenceR\x0b\x61ttestation\x12#\n\x07receipt\x18\x04 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04R\x07receipt\x12(\n\tstatement\x18\x05 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03R\tstatement\"v\n\x14\x41ttestationReference\x12-\n\x08province\x18\x01 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[0-9]{6}$R\x08province\x12/\n\x0e\x61ttestation_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\rattestationId\"A\n\x12\x46ileAppealResponse\x12+\n\x06\x61ppeal\x18\x01 \x01(\x0b\x32\x13.tongxing.v1.AppealR\x06\x61ppeal\"9\n\x10GetAppealRequest\x12%\n\tappeal_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61ppealId\"@\n\x11GetAppealResponse\x12+\n\x06\x61ppeal\x18\x01 \x01(\x0b\x32\x13.tongxing.v1.AppealR\x06\x61ppeal\"\xbf\x01\n\x12ListAppealsRequest\x12\x39\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.tongxing.v1.IdentityDocumentR\x08\x64ocument\x12\x1e\n\nunanswered\x18\x02 \x01(\x08R\nunanswered\x12%\n\tpage_size\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07R\x08pageSize\x12\'\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\tpageToken\"l\n\x13ListAppealsResponse\x12-\n\x07\x61ppeals\x18\x01 \x03(\x0b\x32\x13.tongxing.v1.AppealR\x07\x61ppeals\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"w\n\x13\x41nswerAppealRequest\x12%\n\tappeal_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61ppealId\x12\x39\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x19.tongxing.v1.AppealAnswerB\x06\xbaH\x03\xc8\x01\x01R\x06\x61nswer\"C\n\x14\x41nswerAppealResponse\x12+\n\x06\x61ppeal\x18\x01 \x01(\x0b\x32\x13.tongxing.v1.AppealR\x06\x61ppeal\"]\n\x16\x45xchangeAppealsRequest\x12\x43\n\x07\x61ppeals\x18\x01 \x03(\x0b\x32\x18.tongxing.v1.FiledAppealB\x0f\xbaH\x0c\x92\x01\t\x08\x01\x10\x64\"\x03\xd8\x01\x03R\x07\x61ppeals\"y\n\x0b\x46iledAppeal\x12\x33\n\x06\x61ppeal\x18\x01 \x01(\x0b\x32\x13.tongxing.v1.AppealB\x06\xbaH\x03\xc8\x01\x01R\x06\x61ppeal\x12\x35\n\x0esubject_tokens\x18\x02 \x03(\x0c\x42\x0e\xbaH\x0b\x92\x01\x08\x10\x04\"\x04z\x02h$R\rsubjectTokens\"Q\n\x17\x45xchangeAppealsResponse\x12\x36\n\x05items\x18\x01 \x03(\x0b\x32 .tongxing.v1.ExchangeAppealsItemR\x05items\"n\n\x13\x45xchangeAppealsItem\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.StatusR\x06status\x12+\n\x06\x61ppeal\x18\x02 \x01(\x0b\x32\x13.tongxing.v1.AppealR\x06\x61ppeal*z\n\x0b\x41ppealState\x12\x1c\n\x18\x41PPEAL_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41PPEAL_STATE_FILED\x10\x01\x12\x1a\n\x16\x41PPEAL_STATE_DELIVERED\x10\x02\x12\x19\n\x15\x41PPEAL_STATE_ANSWERED\x10\x03*\xb3\x01\n\x10\x41ppealResolution\x12!\n\x1d\x41PPEAL_RESOLUTION_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x41PPEAL_RESOLUTION_CORRECTED\x10\x01\x12\x1d\n\x19\x41PPEAL_RESOLUTION_REVOKED\x10\x02\x12\x1c\n\x18\x41PPEAL_RESOLUTION_UPHELD\x10\x03\x12\x1e\n\x1a\x41PPEAL_RESOLUTION_REJECTED\x10\x04\x32\xe6\x03\n\rAppealService\x12W\n\nFileAppeal\x12\x1e.tongxing.v1.FileAppealRequest\x1a\x1f.tongxing.v1.FileAppealResponse\"\x08\x90\x02\x02\x82\xbf\x18\x01\x03\x12V\n\tGetAppeal\x12\x1d.tongxing.v1.GetAppealRequest\x1a\x1e.tongxing.v1.GetAppealResponse\"\n\x90\x02\x01\x82\xbf\x18\x03\x03\x02\x04\x12\\\n\x0bListAppeals\x12\x1f.tongxing.v1.ListAppealsRequest\x1a .tongxing.v1.ListAppealsResponse\"\n\x90\x02\x01\x82\xbf\x18\x03\x03\x02\x04\x12^\n\x0c\x41nswerAppeal\x12 .tongxing.v1.AnswerAppealRequest\x1a!.tongxing.v1.AnswerAppealResponse\"\t\x90\x02\x02\x82\xbf\x18\x02\x02\x04\x12\x66\n\x0f\x45xchangeAppeals\x12#.tongxing.v1.ExchangeAppealsRequest\x1a$.tongxing.v1.ExchangeAppealsResponse\"\x08\x90\x02\x02\x82\xbf\x18\x01\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tongxing/v1/appeal_service.proto\x12\x0btongxing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19tongxing/v1/options.proto\x1a\x17tongxing/v1/types.proto\"\xdf\x03\n\x06\x41ppeal\x12%\n\tappeal_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61ppealId\x12\x1a\n\x08province\x18\x02 \x01(\tR\x08province\x12-\n\x12\x61nswering_province\x18\x03 \x01(\tR\x11\x61nsweringProvince\x12%\n\x0e\x61ttestation_id\x18\x04 \x01(\tR\rattestationId\x12\x18\n\x07receipt\x18\x05 \x01(\x0cR\x07receipt\x12\x1c\n\tstatement\x18\x06 \x01(\tR\tstatement\x12\x37\n\tfile_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x66ileTime\x12=\n\x0c\x64\x65liver_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x64\x65liverTime\x12.\n\x05state\x18\t \x01(\x0e\x32\x18.tongxing.v1.AppealStateR\x05state\x12\x31\n\x06\x61nswer\x18\n \x01(\x0b\x32\x19.tongxing.v1.AppealAnswerR\x06\x61nswer\x12)\n\x10holder_unchecked\x18\x0b \x01(\x08R\x0fholderUnchecked\"\x85\x02\n\x0c\x41ppealAnswer\x12I\n\nresolution\x18\x01 \x01(\x0e\x32\x1d.tongxing.v1.AppealResolutionB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\nresolution\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03R\x06reason\x12I\n\x1asuperseding_attestation_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x18supersedingAttestationId\x12;\n\x0b\x61nswer_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nanswerTime\"\x91\x02\n\x11\x46ileAppealRequest\x12%\n\tappeal_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61ppealId\x12\x41\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1d.tongxing.v1.IdentityDocumentB\x06\xbaH\x03\xc8\x01\x01R\x08\x64ocument\x12\x43\n\x0b\x61ttestation\x18\x03 \x01(\x0b\x32!.tongxing.v1.AttestationReferenceR\x0b\x61ttestation\x12#\n\x07receipt\x18\x04 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04R\x07receipt\x12(\n\tstatement\x18\x05 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03R\tstatement\"v\n\x14\x41ttestationReference\x12-\n\x08province\x18\x01 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[0-9]{6}$R\x08province\x12/\n\x0e\x61ttestation_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\rattestationId\"A\n\x12\x46ileAppealResponse\x12+\n\x06\x61ppeal\x18\x01 \x01(\x0b\x32\x13.tongxing.v1.AppealR\x06\x61ppeal\"9\n\x10GetAppealRequest\x12%\n\tappeal_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61ppealId\"@\n\x11GetAppealResponse\x12+\n\x06\x61ppeal\x18\x01 \x01(\x0b\x32\x13.tongxing.v1.AppealR\x06\x61ppeal\"\xbf\x01\n\x12ListAppealsRequest\x12\x39\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.tongxing.v1.IdentityDocumentR\x08\x64ocument\x12\x1e\n\nunanswered\x18\x02 \x01(\x08R\nunanswered\x12%\n\tpage_size\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07R\x08pageSize\x12\'\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\tpageToken\"l\n\x13ListAppealsResponse\x12-\n\x07\x61ppeals\x18\x01 \x03(\x0b\x32\x13.tongxing.v1.AppealR\x07\x61ppeals\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"w\n\x13\x41nswerAppealRequest\x12%\n\tappeal_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61ppealId\x12\x39\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x19.tongxing.v1.AppealAnswerB\x06\xbaH\x03\xc8\x01\x01R\x06\x61nswer\"C\n\x14\x41nswerAppealResponse\x12+\n\x06\x61ppeal\x18\x01 \x01(\x0b\x32\x13.tongxing.v1.AppealR\x06\x61ppeal\"]\n\x16\x45xchangeAppealsRequest\x12\x43\n\x07\x61ppeals\x18\x01 \x03(\x0b\x32\x18.tongxing.v1.FiledAppealB\x0f\xbaH\x0c\x92\x01\t\x08\x01\x10\x64\"\x03\xd8\x01\x03R\x07\x61ppeals\"y\n\x0b\x46iledAppeal\x12\x33\n\x06\x61ppeal\x18\x01 \x01(\x0b\x32\x13.tongxing.v1.AppealB\x06\xbaH\x03\xc8\x01\x01R\x06\x61ppeal\x12\x35\n\x0esubject_tokens\x18\x02 \x03(\x0c\x42\x0e\xbaH\x0b\x92\x01\x08\x10\x04\"\x04z\x02h$R\rsubjectTokens\"Q\n\x17\x45xchangeAppealsResponse\x12\x36\n\x05items\x18\x01 \x03(\x0b\x32 .tongxing.v1.ExchangeAppealsItemR\x05items\"n\n\x13\x45xchangeAppealsItem\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.StatusR\x06status\x12+\n\x06\x61ppeal\x18\x02 \x01(\x0b\x32\x13.tongxing.v1.AppealR\x06\x61ppeal*z\n\x0b\x41ppealState\x12\x1c\n\x18\x41PPEAL_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41PPEAL_STATE_FILED\x10\x01\x12\x1a\n\x16\x41PPEAL_STATE_DELIVERED\x10\x02\x12\x19\n\x15\x41PPEAL_STATE_ANSWERED\x10\x03*\xb3\x01\n\x10\x41ppealResolution\x12!\n\x1d\x41PPEAL_RESOLUTION_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x41PPEAL_RESOLUTION_CORRECTED\x10\x01\x12\x1d\n\x19\x41PPEAL_RESOLUTION_REVOKED\x10\x02\x12\x1c\n\x18\x41PPEAL_RESOLUTION_UPHELD\x10\x03\x12\x1e\n\x1a\x41PPEAL_RESOLUTION_REJECTED\x10\x04\x32\xe6\x03\n\rAppealService\x12W\n\nFileAppeal\x12\x1e.tongxing.v1.FileAppealRequest\x1a\x1f.tongxing.v1.FileAppealResponse\"\x08\x90\x02\x02\x82\xbf\x18\x01\x03\x12V\n\tGetAppeal\x12\x1d.tongxing.v1.GetAppealRequest\x1a\x1e.tongxing.v1.GetAppealResponse\"\n\x90\x02\x01\x82\xbf\x18\x03\x03\x02\x04\x12\\\n\x0bListAppeals\x12\x1f.tongxing.v1.ListAppealsRequest\x1a .tongxing.v1.ListAppealsResponse\"\n\x90\x02\x01\x82\xbf\x18\x03\x03\x02\x04\x12^\n\x0c\x41nswerAppeal\x12 .tongxing.v1.AnswerAppealRequest\x1a!.tongxing.v1.AnswerAppealResponse\"\t\x90\x02\x02\x82\xbf\x18\x02\x02\x04\x12\x66\n\x0f\x45xchangeAppeals\x12#.tongxing.v1.ExchangeAppealsRequest\x1a$.tongxing.v1.ExchangeAppealsResponse\"\x08\x90\x02\x02\x82\xbf\x18\x01\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -82,40 +82,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPEALSERVICE'].methods_by_name['AnswerAppeal']._serialized_options = b'\220\002\002\202\277\030\002\002\004'
   _globals['_APPEALSERVICE'].methods_by_name['ExchangeAppeals']._loaded_options = None
   _globals['_APPEALSERVICE'].methods_by_name['ExchangeAppeals']._serialized_options = b'\220\002\002\202\277\030\001\001'
-  _globals['_APPEALSTATE']._serialized_start=2386
-  _globals['_APPEALSTATE']._serialized_end=2508
-  _globals['_APPEALRESOLUTION']._serialized_start=2511
-  _globals['_APPEALRESOLUTION']._serialized_end=2690
+  _globals['_APPEALSTATE']._serialized_start=2429
+  _globals['_APPEALSTATE']._serialized_end=2551
+  _globals['_APPEALRESOLUTION']._serialized_start=2554
+  _globals['_APPEALRESOLUTION']._serialized_end=2733
   _globals['_APPEAL']._serialized_start=189
-  _globals['_APPEAL']._serialized_end=625
-  _globals['_APPEALANSWER']._serialized_start=628
-  _globals['_APPEALANSWER']._serialized_end=889
-  _globals['_FILEAPPEALREQUEST']._serialized_start=892
-  _globals['_FILEAPPEALREQUEST']._serialized_end=1165
-  _globals['_ATTESTATIONREFERENCE']._serialized_start=1167
-  _globals['_ATTESTATIONREFERENCE']._serialized_end=1285
-  _globals['_FILEAPPEALRESPONSE']._serialized_start=1287
-  _globals['_FILEAPPEALRESPONSE']._serialized_end=1352
-  _globals['_GETAPPEALREQUEST']._serialized_start=1354
-  _globals['_GETAPPEALREQUEST']._serialized_end=1411
-  _globals['_GETAPPEALRESPONSE']._serialized_start=1413
-  _globals['_GETAPPEALRESPONSE']._serialized_end=1477
-  _globals['_LISTAPPEALSREQUEST']._serialized_start=1480
-  _globals['_LISTAPPEALSREQUEST']._serialized_end=1671
-  _globals['_LISTAPPEALSRESPONSE']._serialized_start=1673
-  _globals['_LISTAPPEALSRESPONSE']._serialized_end=1781
-  _globals['_ANSWERAPPEALREQUEST']._serialized_start=1783
-  _globals['_ANSWERAPPEALREQUEST']._serialized_end=1902
-  _globals['_ANSWERAPPEALRESPONSE']._serialized_start=1904
-  _globals['_ANSWERAPPEALRESPONSE']._serialized_end=1971
-  _globals['_EXCHANGEAPPEALSREQUEST']._serialized_start=1973
-  _globals['_EXCHANGEAPPEALSREQUEST']._serialized_end=2066
-  _globals['_FILEDAPPEAL']._serialized_start=2068
-  _globals['_FILEDAPPEAL']._serialized_end=2189
-  _globals['_EXCHANGEAPPEALSRESPONSE']._serialized_start=2191
-  _globals['_EXCHANGEAPPEALSRESPONSE']._serialized_end=2272
-  _globals['_EXCHANGEAPPEALSITEM']._serialized_start=2274
-  _globals['_EXCHANGEAPPEALSITEM']._serialized_end=2384
-  _globals['_APPEALSERVICE']._serialized_start=2693
-  _globals['_APPEALSERVICE']._serialized_end=3179
+  _globals['_APPEAL']._serialized_end=668
+  _globals['_APPEALANSWER']._serialized_start=671
+  _globals['_APPEALANSWER']._serialized_end=932
+  _globals['_FILEAPPEALREQUEST']._serialized_start=935
+  _globals['_FILEAPPEALREQUEST']._serialized_end=1208
+  _globals['_ATTESTATIONREFERENCE']._serialized_start=1210
+  _globals['_ATTESTATIONREFERENCE']._serialized_end=1328
+  _globals['_FILEAPPEALRESPONSE']._serialized_start=1330
+  _globals['_FILEAPPEALRESPONSE']._serialized_end=1395
+  _globals['_GETAPPEALREQUEST']._serialized_start=1397
+  _globals['_GETAPPEALREQUEST']._serialized_end=1454
+  _globals['_GETAPPEALRESPONSE']._serialized_start=1456
+  _globals['_GETAPPEALRESPONSE']._serialized_end=1520
+  _globals['_LISTAPPEALSREQUEST']._serialized_start=1523
+  _globals['_LISTAPPEALSREQUEST']._serialized_end=1714
+  _globals['_LISTAPPEALSRESPONSE']._serialized_start=1716
+  _globals['_LISTAPPEALSRESPONSE']._serialized_end=1824
+  _globals['_ANSWERAPPEALREQUEST']._serialized_start=1826
+  _globals['_ANSWERAPPEALREQUEST']._serialized_end=1945
+  _globals['_ANSWERAPPEALRESPONSE']._serialized_start=1947
+  _globals['_ANSWERAPPEALRESPONSE']._serialized_end=2014
+  _globals['_EXCHANGEAPPEALSREQUEST']._serialized_start=2016
+  _globals['_EXCHANGEAPPEALSREQUEST']._serialized_end=2109
+  _globals['_FILEDAPPEAL']._serialized_start=2111
+  _globals['_FILEDAPPEAL']._serialized_end=2232
+  _globals['_EXCHANGEAPPEALSRESPONSE']._serialized_start=2234
+  _globals['_EXCHANGEAPPEALSRESPONSE']._serialized_end=2315
+  _globals['_EXCHANGEAPPEALSITEM']._serialized_start=2317
+  _globals['_EXCHANGEAPPEALSITEM']._serialized_end=2427
+  _globals['_APPEALSERVICE']._serialized_start=2736
+  _globals['_APPEALSERVICE']._serialized_end=3222
 # @@protoc_insertion_point(module_scope)

@@ -39,7 +39,7 @@ APPEAL_RESOLUTION_UPHELD: AppealResolution
 APPEAL_RESOLUTION_REJECTED: AppealResolution
 
 class Appeal(_message.Message):
-    __slots__ = ("appeal_id", "province", "answering_province", "attestation_id", "receipt", "statement", "file_time", "deliver_time", "state", "answer")
+    __slots__ = ("appeal_id", "province", "answering_province", "attestation_id", "receipt", "statement", "file_time", "deliver_time", "state", "answer", "holder_unchecked")
     APPEAL_ID_FIELD_NUMBER: _ClassVar[int]
     PROVINCE_FIELD_NUMBER: _ClassVar[int]
     ANSWERING_PROVINCE_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class Appeal(_message.Message):
     DELIVER_TIME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_UNCHECKED_FIELD_NUMBER: _ClassVar[int]
     appeal_id: str
     province: str
     answering_province: str
@@ -60,7 +61,8 @@ class Appeal(_message.Message):
     deliver_time: _timestamp_pb2.Timestamp
     state: AppealState
     answer: AppealAnswer
-    def __init__(self, appeal_id: _Optional[str] = ..., province: _Optional[str] = ..., answering_province: _Optional[str] = ..., attestation_id: _Optional[str] = ..., receipt: _Optional[bytes] = ..., statement: _Optional[str] = ..., file_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deliver_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[AppealState, str]] = ..., answer: _Optional[_Union[AppealAnswer, _Mapping]] = ...) -> None: ...
+    holder_unchecked: bool
+    def __init__(self, appeal_id: _Optional[str] = ..., province: _Optional[str] = ..., answering_province: _Optional[str] = ..., attestation_id: _Optional[str] = ..., receipt: _Optional[bytes] = ..., statement: _Optional[str] = ..., file_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deliver_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[AppealState, str]] = ..., answer: _Optional[_Union[AppealAnswer, _Mapping]] = ..., holder_unchecked: _Optional[bool] = ...) -> None: ...
 
 class AppealAnswer(_message.Message):
     __slots__ = ("resolution", "reason", "superseding_attestation_id", "answer_time")

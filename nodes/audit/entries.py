@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
+from uuid import UUID
 
 from exchange.v1 import types_pb2
 
-__all__ = ["Entry", "Recorder"]
+__all__ = ["Entry", "Recorder", "of_receipt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Entry:
     :param answer: what was answered, in words of the contract: ``RECOGNIZED GREEN ACCEPTED``.
     :param token: the holder's subject token; the log keeps a keyed digest of it alone.
     :param purpose: a ``Purpose`` of the contract; UNSPECIFIED for an act.
-    :param target: what it was about where that is not a holder: an attestation's id, a key's kid.
+    :param target: what it was about where that is not a holder: an attestation's id, a key's kid;
+        or `of_receipt`.
     """
 
     caller: str
@@ -30,6 +32,14 @@ class Entry:
     token: bytes | None = field(default=None, repr=False)
     purpose: int = types_pb2.PURPOSE_UNSPECIFIED
     target: str = ""
+
+
+def of_receipt(id_: UUID) -> str:
+    """The target of a decision of which a receipt was given.
+
+    No other entry bears it: apps choose ids of appeals, and must not pass one off as a receipt's.
+    """
+    return f"receipt {id_}"
 
 
 class Recorder(Protocol):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -40,6 +40,8 @@ GATHER_SECONDS: Final = 0.1
 """How long accesses gather that are written together."""
 HEAD_SECONDS: Final = 60.0
 """How often the chain's head is logged, where it moved."""
+READERS: Final = 2
+"""Lists that are read at one time."""
 REMOVE_SECONDS: Final = 3600.0
 """How often a day is removed that need not be kept: one at a time, so that a clock that leaps for
 a moment takes one day with it, and not all."""
@@ -85,6 +87,8 @@ class AuditLog:
         self._turn = asyncio.Lock()
         # One thread writes; SQLite, and this, want the lines in their order.
         self._writer = ThreadPoolExecutor(1, "audit")
+        # Not the loop's own threads: a crowd of long lists would keep the trust list from them.
+        self._readers = ThreadPoolExecutor(READERS, "audit-reader")
 
     @classmethod
     def open(
@@ -218,13 +222,33 @@ class AuditLog:
         :param after: where to go on: what the page before said.
         :raises AuditUnavailableError: the log cannot be read.
         """
-        await self.flush()
         holders = None if tokens is None else [self._digest(token) for token in tokens]
         begins, ends = (chain.stamp(time) if time else "" for time in (start, end))
+        return await self._list(holders, begins, ends, limit, after)
+
+    async def whose(self, target: str, at: datetime, tokens: Sequence[bytes]) -> bool | None:
+        """Whether what was recorded with a target was about one holder.
+
+        :param at: when it was recorded, or up to a second before.
+        :param tokens: the holder's, of each epoch.
+        :return: None where the log does not tell: nothing that is kept bears the target, or it
+            names no holder.
+        :raises AuditUnavailableError: the log cannot be read.
+        """
+        begins, ends = chain.stamp(at), chain.stamp(at + timedelta(seconds=1))
+        page = await self._list(None, begins, ends, 1, None, target)
+        if not page.accesses or not page.accesses[0].holders:
+            return None
+        return any(self._digest(token) in page.accesses[0].holders for token in tokens)
+
+    async def _list(self, holders: Sequence[str] | None, *bounds: Any) -> Page:
+        await self.flush()
         try:
             if holders is not None:
                 await self._in_writer(self._days.index)
-            return await asyncio.to_thread(self._days.list, holders, begins, ends, limit, after)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._readers, self._days.list, holders, *bounds
+            )
         except (sqlite3.Error, OSError, ValueError) as error:
             log.error("audit.unreadable", why=_why(error))  # noqa: TRY400 - no traceback
             raise AuditUnavailableError("the access log cannot be read") from error
@@ -236,6 +260,7 @@ class AuditLog:
         self._say_head()
         await self._in_writer(self._days.close)
         self._writer.shutdown()
+        self._readers.shutdown(wait=False, cancel_futures=True)
         self._spool.close()
 
     async def _write(self) -> None:

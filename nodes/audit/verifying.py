@@ -26,28 +26,33 @@ MOST_FAULTS: Final = 1000
 """With more, the log is not looked through to its end."""
 
 
+_NAMED: Final = (
+    "accesses, json_each(CASE WHEN json_valid(line) THEN line ELSE '{}' END, '$.holders') AS said"
+)
+"""Lines with each holder whom they name; one that is no line any more names nobody."""
 _DISAGREE: Final = (
     (
-        """
-        SELECT DISTINCT sequence FROM accesses, json_each(line, '$.holders') AS said
+        f"""
+        SELECT DISTINCT sequence FROM {_NAMED}
         WHERE sequence <= (SELECT sequence FROM indexed) AND NOT EXISTS (
             SELECT 1 FROM seen
             WHERE seen.holder = said.value AND seen.sequence = accesses.sequence
         )
-        """,
+        """,  # noqa: S608 - a constant
         "hidden: who is named in it does not find it",
     ),
     (
-        """
+        f"""
         SELECT DISTINCT sequence FROM seen WHERE NOT EXISTS (
-            SELECT 1 FROM accesses, json_each(line, '$.holders') AS said
+            SELECT 1 FROM {_NAMED}
             WHERE said.value = seen.holder AND accesses.sequence = seen.sequence
-        )
-        """,
+        ) AND (:whole OR sequence IN (SELECT sequence FROM {_NAMED}))
+        """,  # noqa: S608 - a constant
         "found by somebody whom no such line names",
     ),
 )
-"""Where what finds the lines and the lines themselves disagree."""
+"""Where what finds the lines and the lines themselves disagree. What finds a line that is gone, or
+names nobody, is told only where the lines are ``whole``: else the chain told of the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +152,8 @@ class _Reader:
                     self._line(day, sequence, str(text), bytes(digest))
                     if len(self.faults) >= MOST_FAULTS:
                         return
-                if not self.faults or self.faults[-1].day != day:  # else the lines are no measure
-                    self._found(day, connection)
+                whole = not self.faults or self.faults[-1].day != day
+                self._found(day, connection, whole=whole)
         except (sqlite3.Error, TypeError, ValueError) as error:
             self._whole = False
             self._fault(day, 0, f"the file cannot be read: {error}")
@@ -197,17 +202,18 @@ class _Reader:
             self._fault(day, sequence, "changed: it is no line of an access log")
             return None
 
-    def _found(self, day: str, connection: sqlite3.Connection) -> None:
+    def _found(self, day: str, connection: sqlite3.Connection, *, whole: bool) -> None:
         """Hold against the lines that by which they are found: it could hide some."""
         for (said,) in connection.execute("PRAGMA integrity_check(1)"):
             if said != "ok":
                 self._fault(day, 0, f"the file is damaged: {said}")
                 return
         (indexed,) = connection.execute("SELECT sequence FROM indexed").fetchone()
-        if day != self.last and indexed != self.head.sequence:
+        if day != self.last and indexed < self.head.sequence:
             self._fault(day, indexed + 1, "hidden: who is named in it and after it finds none")
         for statement, what in _DISAGREE:
-            for (sequence,) in itertools.islice(connection.execute(statement), MOST_FAULTS):
+            rows = connection.execute(statement, {"whole": whole})
+            for (sequence,) in itertools.islice(rows, MOST_FAULTS):
                 self._fault(day, sequence, what)
 
     def end(self) -> None:

@@ -34,6 +34,7 @@ from nodes.cli import (
     rules,
     setup,
     trust,
+    usage,
 )
 
 __all__ = ["app", "main", "run"]
@@ -121,7 +122,17 @@ def run(arguments: Sequence[str]) -> int:
     """
     state = output.State()
     try:
-        app(args=list(arguments), prog_name="tongxing", obj=state)
+        # Not standalone, or typer would print its own errors; what it returns is an exit code.
+        code = app(args=list(arguments), prog_name="tongxing", obj=state, standalone_mode=False)
+        return int(code or 0)
+    except typer.TyperException as error:
+        if usage.is_help(error):
+            print(error.format_message(), file=sys.stderr)
+        else:
+            output.print_error(usage.wrong_usage(error), state.form)
+        return error.exit_code
+    except typer.Abort:
+        output.print_line("已中止 aborted")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except TongxingError as error:

@@ -16,7 +16,6 @@ from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
 
 if TYPE_CHECKING:
-    from exchange.client import Document
     from exchange.client.appeals import AppealMessage
 
 __all__ = ["appeal"]
@@ -29,6 +28,9 @@ NumberOption = Annotated[
     str | None,
     typer.Option(help="Asked for if left out; - for standard input. 证件号码。"),
 ]
+
+
+_UNCHECKED = "未核对 not checked: the access log does not tell whose decision it was"
 
 
 class _Resolution(StrEnum):
@@ -55,7 +57,10 @@ def file(
     ] = "",
     receipt: Annotated[
         Path | None,
-        typer.Option(help="The receipt of the decision, or of one on the attestation. 回执文件。"),
+        typer.Option(
+            help="The receipt of the decision on this holder, or of one on the attestation. "
+            "回执文件。"
+        ),
     ] = None,
     document_type: TypeOption = "RESIDENT_ID",
     document_number: NumberOption = None,
@@ -70,6 +75,7 @@ def file(
 
     It goes to the province that attested or decided; `tongxing appeal show` tells how it stands.
     """
+    client.load(client_file)  # before somebody is asked for the number
     contested = _contested(attestation)
     if contested is None and receipt is None:
         raise InvalidFieldError(
@@ -78,7 +84,7 @@ def file(
             remedy="give --attestation PROVINCE/ID, or --receipt FILE",
         )
     signed = b"" if receipt is None else _read(receipt)
-    document = _document(document_type, document_number)
+    document = prompts.document(document_type, document_number)
     from nodes.ids import new_id
 
     id_ = appeal_id or new_id(datetime.now(UTC))
@@ -97,9 +103,9 @@ def file(
             # It may be filed: only the same id keeps a second try from doubling it.
             again = f"to try again without a double, give --id {id_}"
             error.remedy = f"{error.remedy}; {again}" if error.remedy else again
-        if error.field.startswith("document."):
-            error.field = files.column_of(error.field.removeprefix("document."))
-        raise
+        if error.field == "appeal_id":
+            error.field = "--id"
+        raise _as_typed(error) from None
     _print(found, form)
 
 
@@ -118,7 +124,13 @@ def show(appeal_id: Id, client_file: ClientOption = None, form: FormOption = For
 @appeal.command("list", short_help="List appeals (列出申诉).")
 def list_(
     document_type: TypeOption = "RESIDENT_ID",
-    document_number: NumberOption = None,
+    document_number: Annotated[
+        str | None,
+        typer.Option(
+            help="The holder's, - for standard input: an app must give it, others must not. "
+            "证件号码，应用必填。"
+        ),
+    ] = None,
     unanswered: Annotated[
         bool, typer.Option("--unanswered", help="Only those without an answer. 仅未答复。")
     ] = False,
@@ -130,7 +142,10 @@ def list_(
     An app names its holder by --document-number; an issuer sees those about its own attestations,
     an admin all.
     """
-    document = _document(document_type, document_number) if document_number is not None else None
+    client.load(client_file)
+    document = None
+    if document_number is not None:
+        document = prompts.document(document_type, document_number)
 
     async def work(node: Any) -> list[AppealMessage]:
         from exchange.client.appeals import Appeals
@@ -139,19 +154,18 @@ def list_(
 
     try:
         found = client.call(client_file, work)
-    except InvalidFieldError as error:
+    except TongxingError as error:
         if error.field == "document":
-            error.field, error.remedy = "--document-number", "an app names its holder, others none"
-        raise
+            error.remedy = "an app names its holder, others none"
+        raise _as_typed(error) from None
     if form is Form.JSON:
         output.print_json({"appeals": [output.to_json(each) for each in found]})
         return
-    output.console().print(
-        output.table(
-            "申诉 Appeals",
-            ("编号 id", "提交 filed", "受理方 to answer", "状态 state", "结果 answer"),
-            (_row(each) for each in found),
-        )
+    output.print_table(
+        "申诉 Appeals",
+        ("编号 id", "提交 filed", "受理方 to answer", "状态 state", "结果 answer"),
+        (_row(each) for each in found),
+        whole=("编号 id",),
     )
 
 
@@ -184,6 +198,19 @@ def answer(
     Publish the correction, or revoke, first. An issuer answers about its own attestations, an
     admin all that the province is to answer.
     """
+    corrected = resolution is _Resolution.CORRECTED
+    if corrected and superseding is None:
+        raise InvalidFieldError(
+            "缺失 is missing with --resolution corrected",
+            field="--superseding",
+            remedy="publish the correction (attestation publish --supersedes), and give its id",
+        )
+    if superseding is not None and not corrected:
+        raise InvalidFieldError(
+            f"不与 --resolution {resolution.lower()} 连用 goes with --resolution corrected alone",
+            field="--superseding",
+            remedy="leave it out, or say corrected",
+        )
 
     async def work(node: Any) -> AppealMessage:
         from exchange.appeals import Resolution
@@ -193,7 +220,33 @@ def answer(
             appeal_id, Resolution(resolution), reason, superseding=superseding
         )
 
-    _print(client.call(client_file, work), form)
+    try:
+        found = client.call(client_file, work)
+    except TongxingError as error:
+        raise _as_typed(error) from None
+    _print(found, form)
+
+
+_OPTIONS = {
+    "document": "--document-number",
+    "attestation_id": "--attestation",
+    "attestation.province": "--attestation",
+    "attestation.attestation_id": "--attestation",
+    "receipt": "--receipt",
+    "statement": "--statement",
+    "answer.resolution": "--resolution",
+    "answer.reason": "--reason",
+    "answer.superseding_attestation_id": "--superseding",
+}
+"""The requests' fields, as they are typed."""
+
+
+def _as_typed(error: TongxingError) -> TongxingError:
+    """The error of a node, its field named as the option is."""
+    if error.field.startswith("document."):
+        error.field = files.column_of(error.field.removeprefix("document."))
+    error.field = _OPTIONS.get(error.field, error.field)
+    return error
 
 
 def _contested(text: str) -> tuple[str, UUID] | None:
@@ -215,13 +268,6 @@ def _read(path: Path) -> bytes:
         raise InvalidFieldError(f"{path}: {error.strerror}", field="--receipt") from None
 
 
-def _document(document_type: str, given: str | None) -> Document:
-    row = {"document_type": document_type, "document_number": given or "0"}
-    files.document_from_columns(row)  # all else is checked before somebody is asked
-    row["document_number"] = prompts.document_number(given)
-    return files.document_from_columns(row)
-
-
 def _print(found: AppealMessage, form: Form) -> None:
     if form is Form.JSON:
         output.print_json({"appeal": output.to_json(found)})
@@ -233,6 +279,7 @@ def _print(found: AppealMessage, form: Form) -> None:
         ("受理方 to answer", output.province_name(found.answering_province)),
         ("被申诉 contested", found.attestation_id or "互认结果 a decision"),
         ("理由 statement", found.statement),
+        ("持码人 holder", _UNCHECKED if found.holder_unchecked else ""),
         ("提交 filed", output.moment(found.file_time)),
     ]
     if found.HasField("deliver_time"):

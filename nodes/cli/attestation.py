@@ -119,6 +119,7 @@ def publish(
         "attestation_id": attestation_id,
         "supersedes": supersedes,
     }
+    client.load(client_file)  # before somebody is asked for the number
     given = {name: value for name, value in columns.items() if value is not None}
     new = _from_options(given) if file is None else _from_file(file, given)
     if not new.attestation_id:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exchange.errors import InvalidFieldError
-from nodes.cli import client, output, prompts
+from exchange.errors import InvalidFieldError, TongxingError
+from nodes.cli import client, files, output, prompts
 from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
 
@@ -22,6 +22,7 @@ __all__ = ["audit"]
 audit = typer.Typer(no_args_is_help=True, help="The access log (访问日志).")
 
 _PAGE = 1000
+_FORM = ": RFC 3339; without offset, China's."
 
 
 @audit.command(short_help="Whether the log is as it was written (核验访问日志).")
@@ -70,15 +71,15 @@ def list_(
     document_number: Annotated[
         str | None,
         typer.Option(
-            help="The holder's number; - reads it from standard input. An admin may leave it out, "
-            "and sees everybody's. 证件号码。"
+            help="The holder's number, - for standard input. An app must give it; an admin who "
+            "leaves it out sees everybody's. 证件号码，应用必填。"
         ),
     ] = None,
     start: Annotated[
-        str, typer.Option("--from", metavar="TIME", help="From this time on. 起始时间。")
+        str, typer.Option("--from", metavar="TIME", help=f"From this time on{_FORM} 起始时间。")
     ] = "",
     end: Annotated[
-        str, typer.Option("--before", metavar="TIME", help="Before this time. 截止时间。")
+        str, typer.Option("--before", metavar="TIME", help=f"Before this time{_FORM} 截止时间。")
     ] = "",
     most: Annotated[
         int, typer.Option("--most", min=1, max=1_000_000, help="At most so many. 最多条数。")
@@ -90,10 +91,11 @@ def list_(
 
     列出访问记录；本次查询亦记录在案。
     """
+    begins, ends = _time(start, "--from"), _time(end, "--before")
+    client.load(client_file)  # before standard input is waited for
     document = None
     if document_number is not None:
         document = prompts.document(document_type, document_number)
-    begins, ends = _time(start, "--from"), _time(end, "--before")
 
     async def work(node: Any) -> list[Access]:
         from exchange.client.auditing import Accesses
@@ -114,24 +116,27 @@ def list_(
                 break
         return found
 
-    found = client.call(client_file, work)
+    try:
+        found = client.call(client_file, work)
+    except TongxingError as error:
+        if error.field == "document":
+            error.field, error.remedy = "--document-number", "give it, or - for standard input"
+        error.field = _OPTIONS.get(error.field, error.field)
+        raise
     if form is Form.JSON:
         output.print_json({"accesses": [output.to_json(each) for each in found]})
         return
-    output.console().print(
-        output.table(
-            "访问记录 Accesses",
-            (
-                "时间 time",
-                "访问者 caller",
-                "方法 method",
-                "目的 purpose",
-                "结果 answer",
-                "对象 target",
-            ),
-            (_row(each) for each in found),
-        )
+    output.print_table(
+        "访问记录 Accesses",
+        ("时间 time", _CALLER, "方法 method", "目的 purpose", "结果 answer", _TARGET),
+        (_row(each) for each in found),
+        whole=(_CALLER, _TARGET),
     )
+
+
+_CALLER, _TARGET = "访问者 caller", "对象 target"
+_OPTIONS = {"start_time": "--from", "end_time": "--before"}
+"""The request's fields, as they are typed."""
 
 
 def _row(access: Access) -> tuple[str, ...]:
@@ -159,17 +164,7 @@ _PURPOSES = {
 
 
 def _time(text: str, field: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise InvalidFieldError(
-            "not a time with its offset", field=field, remedy="write 2022-01-10T12:00:00+08:00"
-        )
-    return time.astimezone(UTC)
+    return files.time_from_text(text, field=field) if text else None
 
 
 def _document(found: Verified) -> dict[str, Any]:

@@ -51,7 +51,12 @@ def load(path: Path | None) -> ClientConfig:
     from nodes import settings
     from nodes.cli.clientfile import ClientConfig
 
-    return settings.read(path, ClientConfig)
+    try:
+        return settings.read(path, ClientConfig)
+    except InvalidFieldError as error:
+        if error.field == str(path):  # it is the file, and none of its fields
+            error.message, error.field = f"{path}: {error.message}", "--client"
+        raise
 
 
 def trust_list(config: TrustFiles) -> TrustList:

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from exchange.errors import InvalidFieldError, TongxingError
-from nodes.cli import client, files, inspecting, offline, output, prompts, recognize
+from exchange.errors import (
+    InvalidFieldError,
+    MalformedObjectError,
+    NoColourError,
+    TongxingError,
+)
+from nodes.cli import (
+    client,
+    files,
+    given,
+    inspecting,
+    offline,
+    outfiles,
+    output,
+    prompts,
+    recognize,
+)
 from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
 
 if TYPE_CHECKING:
-    from exchange.client import Client, IssuedCode, JudgedCode
+    from exchange.client import Client, DecisionMessage, IssuedCode, JudgedCode
     from exchange.codes.hcert import ForeignKeys
     from exchange.rules import RuleBook
     from exchange.statuslist import Status, StatusReference
     from exchange.trust.trustlist import TrustList
     from exchange.v1.recognition_service_pb2 import HealthCode
+    from nodes.cli.offline import Unchecked
 
 __all__ = ["code"]
+
+_SHOWN: Final = frozenset({"text", "signed"})
+"""The request's fields that hold the code."""
+_UNCHECKED: Final = "revocation_unchecked"
+"""What JSON adds to the contract's answer: by province, what no list at hand tells."""
 
 code = typer.Typer(no_args_is_help=True, help="Health codes (健康码).")
 
@@ -52,8 +76,12 @@ def show(
         typer.Option(help="Where it is to be shown: what satisfies it goes in. 目的地。"),
     ] = "",
     nonce: NonceOption = "",
-    png: Annotated[Path | None, typer.Option(help="Draw it into this file. PNG 文件。")] = None,
-    svg: Annotated[Path | None, typer.Option(help="Draw it into this file. SVG 文件。")] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw it into this file; one that is there goes. PNG 文件。")
+    ] = None,
+    svg: Annotated[
+        Path | None, typer.Option(help="Draw it into this file; one that is there goes. SVG 文件。")
+    ] = None,
     client_file: ClientOption = None,
     form: FormOption = Form.PRETTY,
 ) -> None:
@@ -66,17 +94,31 @@ def show(
     from exchange.v1 import types_pb2
 
     wanted = _nonce(nonce)
+    for path, option in ((png, "--png"), (svg, "--svg")):
+        outfiles.check(path, option, replace=True)
+    client.load(client_file)  # before anybody types a number
     document = prompts.document(document_type, document_number)
+    purpose = Purpose.PURPOSE_CODE_DISPLAY
 
-    def issue(node: Client) -> Awaitable[IssuedCode]:
-        purpose = Purpose.PURPOSE_CODE_DISPLAY
-        return node.issue_health_code(document, purpose, destination=destination, nonce=wanted)
+    async def issue(node: Client) -> IssuedCode | _NoCode:
+        try:
+            return await node.issue_health_code(
+                document, purpose, destination=destination, nonce=wanted
+            )
+        except NoColourError as error:
+            # The refusal says that there is no code; what would help stands in the decision.
+            with contextlib.suppress(TongxingError):
+                return _NoCode(error, await node.recognize(document, purpose))
+            raise
 
     try:
         issued = client.call(client_file, issue)
     except TongxingError as error:
         error.field = files.column_of(error.field.removeprefix("document."))
         raise
+    if isinstance(issued, _NoCode):
+        issued.print(form)
+        raise typer.Exit(1)
     shown = issued.health_code
     drawn = _draw(shown.text, png, svg)
     if form is Form.JSON:
@@ -84,6 +126,25 @@ def show(
     else:
         _print_issued(issued, drawn)
     raise typer.Exit(0 if shown.colour == types_pb2.COLOUR_GREEN else 3)
+
+
+@dataclass(frozen=True, slots=True)
+class _NoCode:
+    """That no rule gives a colour, and the decision that says what would."""
+
+    error: NoColourError
+    decision: DecisionMessage
+
+    def print(self, form: Form) -> None:
+        """Print the error as any other, and the decision with it."""
+        document = output.error_document(self.error)
+        self.error.remedy = ""  # the reason, and in English alone
+        output.print_error(self.error, Form.PRETTY)
+        if form is Form.JSON:
+            output.print_json({"error": document, "decision": output.to_json(self.decision)})
+        else:
+            recognize.print_head(self.decision, self.decision.decide_time)
+            recognize.print_remedies(self.decision.remedies)
 
 
 def _nonce(text: str) -> bytes:
@@ -100,9 +161,9 @@ def _draw(text: str, png: Path | None, svg: Path | None) -> list[Path]:
     from exchange.codes import qr
 
     if png is not None:
-        png.write_bytes(qr.png(text))
+        outfiles.write(png, qr.png(text), "--png", replace=True)
     if svg is not None:
-        svg.write_text(qr.svg(text), encoding="utf-8")
+        outfiles.write(svg, qr.svg(text).encode(), "--svg", replace=True)
     return [path for path in (png, svg) if path is not None]
 
 
@@ -120,8 +181,16 @@ def _print_issued(issued: IssuedCode, drawn: list[Path]) -> None:
 def _print_blocks(text: str) -> None:
     from exchange.codes import qr
 
+    on_terminal = sys.stdout.isatty()
     try:
-        drawn = qr.blocks(text, ansi=sys.stdout.isatty())
+        needed = qr.columns(text)
+        if on_terminal and needed > (columns := shutil.get_terminal_size().columns):
+            print(
+                "终端太窄，请用 --png the terminal is too narrow for the code, "
+                f"{columns} columns of {needed}: draw it with --png FILE"
+            )
+            return
+        drawn = qr.blocks(text, ansi=on_terminal)
     except InvalidFieldError as error:  # a signature too long to be drawn; the text will do
         output.print_line(str(error))
     else:
@@ -160,14 +229,15 @@ def verify(
         str,
         typer.Argument(
             metavar="CODE",
-            help="The code's text, a file with it, or a picture of it; - for standard input. "
-            "健康码的文本、文件或图片。",
+            help="The code's text, a file with it, a picture of it, its signed bytes, or what show "
+            "--output json prints; - for standard input. 健康码的文本、文件或图片。",
             show_default=False,
         ),
     ],
     nonce: NonceOption = "",
     receipt: Annotated[
-        Path | None, typer.Option(help="Ask for a receipt, and keep it there. 回执文件。")
+        Path | None,
+        typer.Option(help="Ask for a receipt, and keep it in this new file. 回执文件。"),
     ] = None,
     without: Annotated[
         bool,
@@ -201,38 +271,71 @@ def verify(
     A green at home is necessary, and the rules here must hold too. Whether it is the person who
     shows it, is for you to see. The exit code is 0 for RECOGNIZED 认可, 3 for NOT_RECOGNIZED
     不认可, 4 for INDETERMINATE 无法判定, 1 for an error or what is no code at all.
+
+    With --offline a green may stand though the status lists at hand do not tell whether what it
+    rests on was revoked, for a code lives some minutes only; it is said, by province (未核对撤销).
     """
     wanted = _nonce(nonce)
-    text = inspecting.read_shown(shown)
+    unchecked: list[Unchecked] | None = None
     if without:
         if receipt is not None:
             raise InvalidFieldError("only a node signs a receipt", field="--receipt")
         verified = offline.trust_list(trust, root, client_file)
         book = _rules(rules, verified, client_file)
-        judged = _judge_offline(text, wanted, verified, book, lists, certificates)
+        judged, unchecked = _judge_offline(
+            given.code(shown), wanted, verified, book, lists, certificates
+        )
     else:
-        judged = _judge_online(text, wanted, receipt, client_file)
+        _only_offline(
+            rules=rules, trust=trust, root=root, status_lists=lists, certificates=certificates
+        )
+        outfiles.check(receipt, "--receipt", replace=False)
+        judged = _judge_online(given.code(shown), wanted, receipt, client_file)
     if form is Form.JSON:
-        output.print_json(output.to_json(judged))
+        more = {} if unchecked is None else {_UNCHECKED: [each.document() for each in unchecked]}
+        output.print_json({**output.to_json(judged), **more})
     else:
-        _print_judged(judged)
+        _print_judged(judged, unchecked or ())
+        if receipt is not None:
+            print(f"回执 receipt: {receipt}")
     raise typer.Exit(recognize.exit_code(judged))
 
 
+def _only_offline(**options: object) -> None:
+    for name, value in options.items():
+        if value:
+            raise InvalidFieldError(
+                "has a meaning only with --offline",
+                field=f"--{name.replace('_', '-')}",
+                remedy="add --offline, or leave it out: a node judges by what it has itself",
+            )
+
+
 def _judge_online(
-    text: str, nonce: bytes, receipt: Path | None, client_file: Path | None
+    code: str | bytes, nonce: bytes, receipt: Path | None, client_file: Path | None
 ) -> JudgedCode:
     from exchange.client import Purpose
 
     def judge(node: Client) -> Awaitable[JudgedCode]:
         purpose = Purpose.PURPOSE_ENTRY_CHECK
         wants = receipt is not None
-        return node.verify_health_code(text, purpose, nonce=nonce, receipt=wants)
+        return node.verify_health_code(code, purpose, nonce=nonce, receipt=wants)
 
-    judged = client.call(client_file, judge)
+    try:
+        judged = client.call(client_file, judge)
+    except MalformedObjectError as error:
+        raise (_no_code(error) if error.field in _SHOWN else error) from None
     if receipt is not None:
-        receipt.write_bytes(judged.receipt)
+        outfiles.write(receipt, judged.receipt, "--receipt", replace=False)
     return judged
+
+
+def _no_code(error: MalformedObjectError) -> MalformedObjectError:
+    return MalformedObjectError(
+        f"no health code: {error.message}",
+        field=given.FIELD,
+        remedy="tongxing code inspect shows how far it reads",
+    )
 
 
 def _rules(code: str, trust: TrustList, client_file: Path | None) -> tuple[str, RuleBook]:
@@ -252,13 +355,13 @@ def _rules(code: str, trust: TrustList, client_file: Path | None) -> tuple[str, 
 
 
 def _judge_offline(
-    text: str,
+    code: str | bytes,
     nonce: bytes,
     trust: TrustList,
     by: tuple[str, RuleBook],
     lists: Path | None,
     certificates: Path | None,
-) -> JudgedCode:
+) -> tuple[JudgedCode, list[Unchecked]]:
     from exchange.codes import views
     from exchange.codes.healthcode import HealthCodeVerifier
     from exchange.codes.judging import judge
@@ -270,18 +373,23 @@ def _judge_offline(
         return at_hand.status(place, trust, now)
 
     province, rules = by
-    judgement = judge(
-        text,
-        province=province,
-        rules=rules,
-        trust=trust,
-        verifier=HealthCodeVerifier(),
-        now=now,
-        status=status,
-        foreign=_foreign(certificates),
-        nonce=nonce,
-    )
-    return views.judgement_to_proto(judgement, text)
+    foreign = _foreign(certificates)
+    try:
+        judgement = judge(
+            code,
+            province=province,
+            rules=rules,
+            trust=trust,
+            verifier=HealthCodeVerifier(),
+            now=now,
+            status=status,
+            foreign=foreign,
+            nonce=nonce,
+        )
+    except MalformedObjectError as error:
+        raise _no_code(error) from None
+    judged = views.judgement_to_proto(judgement, code)
+    return judged, offline.unchecked(judgement.code, status)
 
 
 def _foreign(folder: Path | None) -> ForeignKeys:
@@ -294,12 +402,23 @@ def _foreign(folder: Path | None) -> ForeignKeys:
     return ForeignKeys.load(path.read_bytes() for path in sorted(folder.iterdir()))
 
 
-def _print_judged(judged: JudgedCode) -> None:
+def _print_judged(judged: JudgedCode, unchecked: Sequence[Unchecked]) -> None:
     recognize.print_head(judged, judged.verify_time)
+    _print_unchecked(unchecked)
     recognize.print_remedies(judged.remedies)
     if judged.health_code.health_code_id:
         output.print_fields(_rows(judged.health_code))
     recognize.print_rules(judged.rules)
+
+
+def _print_unchecked(unchecked: Sequence[Unchecked]) -> None:
+    console = output.console()
+    for each in unchecked:
+        where, why = output.province_name(each.province), each.reason
+        words = f"未核对撤销 revocation not checked: {where}: {why.zh} {why.en}"
+        console.print(output.plain(words, "bold yellow"))
+        console.print(output.plain(f"  · {each.remedy.zh}"))
+        console.print(output.plain(f"    {each.remedy.en}"))
 
 
 code.command("inspect", short_help="Look into a code, layer by layer (检视).")(inspecting.inspect)

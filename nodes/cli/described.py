@@ -102,6 +102,12 @@ def _fact(text: str, now: datetime, identifier: UUID) -> Described:
             if column in row:
                 raise InvalidFieldError("stands twice", field=column)
             row[column] = value
+    if "sample_time" not in row:
+        raise InvalidFieldError(
+            "没有采样时间 it does not say when",
+            field="sample_time",
+            remedy="add an age or a time: 48h, 20d, 2022-01-10T08:30",
+        )
     if kind is Kind.VACCINATION:
         row.setdefault("product", "疫苗")
     new = files.attestation_from_columns({**_ANYBODY, **row, "kind": kind.value})

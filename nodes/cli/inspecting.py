@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import json
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import typer
 
-from exchange.errors import InvalidFieldError, TongxingError
-from nodes.cli import output
+from exchange.errors import InvalidFieldError, MalformedObjectError, TongxingError
+from nodes.cli import given, offline, output
+from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
 
 if TYPE_CHECKING:
     from exchange.codes.inspection import Inspection
+    from exchange.trust.profile import AttestationKey
+    from exchange.trust.trustlist import TrustList
 
-__all__ = ["inspect", "read_shown"]
+__all__ = ["inspect"]
 
-_LARGEST: Final = 16 * 1024 * 1024
 _LONGEST_LINE: Final = 1024 * 1024
-_IMAGES: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
-_FILE_NAME: Final = re.compile(
-    r"[^:]{1,200}\.(png|jpe?g|gif|bmp|webp|tiff?|txt|json)", re.IGNORECASE
-)
+_SHORTEST_KEY: Final = 60
+"""Characters of base64 that the shortest public key has: an Ed25519 SubjectPublicKeyInfo."""
 _NAMES: Final = {
     "prefix": "前缀 prefix",
     "base45": "编码 base45",
@@ -44,7 +45,7 @@ def inspect(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="TEXT|FILE|-",
+            metavar="CODE",
             help="The text of a code (HC1:…), a file that holds it, or a picture of it; - for "
             'standard input, where JSON Lines {"id","text","certificate","at"} are many. '
             "码文本、文件、图片或标准输入。",
@@ -57,46 +58,68 @@ def inspect(
             help="The signer's certificate or public key, PEM or DER. 签发者证书或公钥。",
         ),
     ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a code of ours, in place of --certificate: the trust list's folder, where its "
+            "key is found by the kid; else that of --client. 信任列表文件夹。"
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="The pinned root; else the folder's 1.root.json. 预置的根文件。"),
+    ] = None,
     at: Annotated[
         str | None,
         typer.Option(
             metavar="TIME",
-            help="The time at which it is to be valid (RFC 3339); now by default. 核验时间。",
+            help="The time at which it is to be valid (RFC 3339; UTC without an offset); "
+            "now by default. 核验时间。",
         ),
     ] = None,
+    client_file: ClientOption = None,
     form: FormOption = Form.PRETTY,
 ) -> None:
     """Show every layer of a code, ours or an EU Digital COVID Certificate's (逐层检视).
 
-    No trust list is asked: the signature is checked under the certificate that is given, so this
-    says what a code is, and not whether it is honoured (`tongxing code verify` does). The exit code
-    is 0 only if all layers hold, 3 if one does not, 1 for an error.
+    The signature is checked under the certificate that is given, or the key that a trust list names
+    for the code: so this says what a code is, and not whether it is honoured (`tongxing code
+    verify` does). The exit code is 0 only if all layers hold, 3 if one does not, 1 for an error.
     """
-    time = _time(at) if at is not None else datetime.now(UTC)
-    key = _certificate(certificate) if certificate is not None else None
+    time = None if at is None else _time(at)
+    signers = _signers(certificate, trust, root, client_file)
     if source == "-":
         first = _first_line(sys.stdin.buffer)
+        if not first:
+            raise InvalidFieldError(
+                "standard input is empty", field=given.FIELD, remedy="give a code's text or picture"
+            )
         if first.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
-            raise typer.Exit(0 if _each_line(first, sys.stdin.buffer, key, time) else 3)
-        text = _text(first + sys.stdin.buffer.read(_LARGEST + 1))
+            raise typer.Exit(0 if _each_line(first, sys.stdin.buffer, signers, time) else 3)
+        shown = given.content(first + sys.stdin.buffer.read(given.LARGEST + 1))
     else:
-        text = _shown(source)
-    found = _inspect(text, key, time)
+        shown = given.read(source)
+    if isinstance(shown, bytes):
+        given.refuse_others(shown)
+    found = _inspect(shown, signers.certificate(shown), time)
     if form is Form.JSON:
         output.print_json(found.document())
     else:
-        _print(found)
+        _print(found, signers.words(shown))
     raise typer.Exit(0 if found.holds else 3)
 
 
-def _inspect(text: str, certificate: bytes | None, at: datetime) -> Inspection:
+def _inspect(shown: str | bytes, certificate: bytes | None, at: datetime | None) -> Inspection:
     from exchange.codes import inspection
 
-    return inspection.inspect(text, certificate=certificate, at=at)
+    # Now, and not when the command began: a code may be issued while its text is waited for.
+    return inspection.inspect(shown, certificate=certificate, at=at or datetime.now(UTC))
 
 
-def _print(found: Inspection) -> None:
+def _print(found: Inspection, signer: str) -> None:
     rows = [(_NAMES[name], "✓" if held else "✗") for name, held in found.outcomes.items()]
+    if signer:
+        rows.append(("签发者 signer", signer))
     if found.error:
         rows.append(("问题 wrong", found.error))
     output.print_fields(rows)
@@ -105,17 +128,84 @@ def _print(found: Inspection) -> None:
         output.console().print(output.lines(claims.splitlines()))
 
 
-# --- what is given --------------------------------------------------------------------------
+# --- under what the signature is checked ----------------------------------------------------
 
 
-def read_shown(source: str) -> str:
-    """The text of a code: of standard input (``-``), of a file or a picture, or as it is given.
+@dataclass(frozen=True, slots=True)
+class _Signers:
+    """The certificate that was given; else, of codes of ours, the keys of a trust list."""
 
-    :raises InvalidFieldError: the file is not there, too large, or no picture of one code.
+    given: bytes | None
+    trust: Callable[[], TrustList] | None
+
+    def certificate(self, shown: str | bytes) -> bytes | None:
+        """What a code's signature is to be checked under, as `DocumentSigner.read` takes it."""
+        found = self._known(_kid(shown)) if self.trust else None
+        return found[1].public.to_der() if found else self.given
+
+    def words(self, shown: str | bytes) -> str:
+        """Whose key that is, if a trust list was to tell."""
+        kid = _kid(shown) if self.trust else b""
+        if not kid:
+            return ""
+        found = self._known(kid)
+        if found is None:
+            return "信任列表中没有 not in the trust list"
+        return f"{output.province_name(found[0])}, {found[1].state}"
+
+    def _known(self, kid: bytes) -> tuple[str, AttestationKey] | None:
+        return next(iter(self.trust().keys(kid)), None) if self.trust and kid else None
+
+
+def _kid(shown: str | bytes) -> bytes:
+    """The kid of a code of ours; empty for all else, of which no trust list knows the keys."""
+    from exchange.codes import judging
+    from exchange.codes.envelope import Envelope
+
+    try:
+        signed = judging.unpack(shown)
+        return (Envelope.parse(signed).kid or b"") if judging.is_ours(signed) else b""
+    except MalformedObjectError:
+        return b""
+
+
+def _signers(
+    certificate: str | None, trust: Path | None, root: Path | None, client_file: Path | None
+) -> _Signers:
+    if certificate is not None:
+        if trust is not None or root is not None:
+            raise InvalidFieldError(
+                "goes without --trust and --root", field="--certificate", remedy="give one of them"
+            )
+        return _Signers(_certificate(certificate), None)
+    if trust is None and root is None and client_file is None:
+        return _Signers(None, None)
+    return _Signers(None, functools.cache(lambda: offline.trust_list(trust, root, client_file)))
+
+
+def _certificate(text: str) -> bytes:
+    """A certificate from a file or as it is; whether it reads is told among the layers.
+
+    :raises InvalidFieldError: the file is not there, or cannot be read.
     """
-    if source == "-":
-        return _text(sys.stdin.buffer.read(_LARGEST + 1))
-    return _shown(source)
+    path = given.file_named(text, "--certificate")
+    try:
+        if path is not None:
+            with path.open("rb") as file:
+                return file.read(given.LARGEST + 1)
+    except OSError as error:
+        raise InvalidFieldError(f"{path}: {error.strerror}", field="--certificate") from None
+    # Neither PEM nor base64 has a dot, and no key is so short: what is left is a file's name.
+    if "-----BEGIN" not in text and ("." in text or len(text) < _SHORTEST_KEY):
+        raise InvalidFieldError(
+            f"{text[:200]}: no such file" if text else "is empty",
+            field="--certificate",
+            remedy="give a PEM or DER file or its base64; for a code of ours --trust or --client",
+        )
+    return text.encode("utf-8", "replace")
+
+
+# --- what is given --------------------------------------------------------------------------
 
 
 def _time(text: str) -> datetime:
@@ -128,31 +218,6 @@ def _time(text: str) -> datetime:
         ) from None
 
 
-def _certificate(given: str) -> bytes:
-    """A certificate from a file or as it is; whether it reads is told among the layers."""
-    path = _path(given)
-    return given.encode("utf-8", "replace") if path is None else path.read_bytes()[: _LARGEST + 1]
-
-
-def _shown(source: str) -> str:
-    """The text of a code, of a file that holds it, or of a picture of it."""
-    path = None if source.startswith("HC1:") else _path(source)
-    if path is not None:
-        with path.open("rb") as file:
-            return _text(file.read(_LARGEST + 1))
-    if _FILE_NAME.fullmatch(source):
-        raise InvalidFieldError("no such file", field=source)
-    return source
-
-
-def _path(name: str) -> Path | None:
-    try:
-        path = Path(name)
-        return path if path.is_file() else None
-    except (OSError, ValueError):  # too long for a name, or not one
-        return None
-
-
 def _first_line(file: BinaryIO) -> bytes:
     """The first line that is not blank, or its beginning."""
     line = file.readline(_LONGEST_LINE + 1)
@@ -161,25 +226,14 @@ def _first_line(file: BinaryIO) -> bytes:
     return line
 
 
-def _text(data: bytes) -> str:
-    if len(data) > _LARGEST:
-        raise InvalidFieldError("larger than 16 MiB", field="FILE")
-    if data.startswith(_IMAGES):
-        from exchange.codes import qr
-
-        text: str = qr.read(data)
-        return text
-    return data.decode("utf-8", "replace").strip("\r\n\t\ufeff")
-
-
 # --- JSON Lines -----------------------------------------------------------------------------
 
 
-def _each_line(first: bytes, file: BinaryIO, certificate: bytes | None, at: datetime) -> bool:
+def _each_line(first: bytes, file: BinaryIO, signers: _Signers, at: datetime | None) -> bool:
     """Answer every line with one; whether all held."""
     held = True
     for line in _lines(first, file):
-        answer = _answer(line, certificate, at)
+        answer = _answer(line, signers, at)
         held = held and not answer["error"] and all(map(answer.get, _NAMES))
         # In ASCII, because an id may hold what no terminal and no pipe can write.
         print(json.dumps(answer), flush=True)
@@ -196,19 +250,23 @@ def _lines(line: bytes, file: BinaryIO) -> Iterator[bytes]:
         line = file.readline(_LONGEST_LINE + 1)
 
 
-def _answer(line: bytes, certificate: bytes | None, at: datetime) -> dict[str, Any]:
+def _answer(line: bytes, signers: _Signers, at: datetime | None) -> dict[str, Any]:
     """What one line is answered with; one that cannot be read has its error, and nothing holds."""
     id_: Any = None
     try:
         asked = _asked(line)
         id_ = _id(asked)
-        if (given := _string(asked, "certificate")) is not None:
-            certificate = given.encode("utf-8", "replace")
+        certificate = _string(asked, "certificate")
         if (when := _string(asked, "at")) is not None:
             at = _time(when)
         if (text := _string(asked, "text")) is None:
             raise InvalidFieldError("is missing", field="text")
-        found = _inspect(text, certificate, at).document()
+        under = (
+            signers.certificate(text)
+            if certificate is None
+            else certificate.encode("utf-8", "replace")
+        )
+        found = _inspect(text, under, at).document()
     except TongxingError as error:
         found = {**dict.fromkeys(_NAMES, False), "claims": None, "error": str(error)}
     return {"id": id_, **found}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exchange.errors import InvalidFieldError, KeyStepError
-from nodes.cli import client, output
+from exchange.errors import KeyStepError
+from nodes.cli import client, files, output
 from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
 
@@ -127,7 +126,9 @@ def taint(
     since: Annotated[
         str,
         typer.Option(
-            "--from", metavar="TIME", help="As in RFC 3339; now, where it is left out. 起始时间。"
+            "--from",
+            metavar="TIME",
+            help="RFC 3339; without offset, China's; now, where it is left out. 起始时间。",
         ),
     ] = "",
     emergency: EmergencyOption = False,
@@ -136,7 +137,7 @@ def taint(
     form: FormOption = Form.PRETTY,
 ) -> None:
     """Let nothing count that an OLD key signed from a time on. 标记存疑。"""
-    at = _time(since) if since else None
+    at = files.time_from_text(since, field="--from") if since else None
 
     async def work(keys: Keys) -> KeyStep:
         chosen = await _chosen(keys, kid, "ACTIVE" if emergency else "OLD")
@@ -186,18 +187,6 @@ async def _chosen(keys: Keys, kid: str | None, state: str) -> str:
     raise KeyStepError(
         f"{what} {state}", field="KID", remedy="name one of those that `tongxing key list` shows"
     )
-
-
-def _time(text: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise InvalidFieldError(
-            "not a time with its offset", field="--from", remedy="write 2022-01-10T12:00:00+08:00"
-        )
-    return time.astimezone(UTC)
 
 
 # --- printing -------------------------------------------------------------------------------

@@ -1,13 +1,12 @@
 """``tongxing attestation verify`` and ``status-lists``: a gate without a connection (离线核验).
 
 ``status-lists`` fetches while there is a connection, into a folder of Status List Tokens, one file
-a list: ``PROVINCE-NUMBER.cwt``. ``verify`` needs that folder and the trust list's, and nobody else.
+a list: ``PROVINCE-NUMBER.cwt``. ``verify``, and ``code verify --offline``, need that folder and the
+trust list's, and nobody else.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import os
 import sys
@@ -21,24 +20,43 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from exchange.errors import InvalidFieldError, TongxingError
-from nodes.cli import client, output, shown
+from exchange.texts import Text
+from nodes.cli import client, given, output, shown
 from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from exchange.attestations import Attestation
     from exchange.client import Client
+    from exchange.codes.hcert import ForeignCertificate
+    from exchange.codes.healthcode import CodeEvidence, HealthCode
     from exchange.recognition import Verdict
-    from exchange.statuslist import StatusList, StatusLists
-    from exchange.texts import Text
+    from exchange.statuslist import Status, StatusList, StatusLists, StatusReference
     from exchange.trust.trustlist import TrustList
 
-__all__ = ["lists_at_hand", "read_signed", "status_lists", "trust_list", "verify"]
+__all__ = [
+    "Unchecked",
+    "lists_at_hand",
+    "read_evidence",
+    "read_signed",
+    "status_lists",
+    "trust_list",
+    "unchecked",
+    "verify",
+]
 
-_LARGEST = 16 * 1024 * 1024
 _SUFFIX = ".cwt"
-_BINARY = (0xD2, 0x84)
-"""What a COSE_Sign1 begins with: tag 18, or the array in it; neither is text."""
+_NO_PLACE = Text("没有状态信息，只能联网查验", "it names no status list: only a node can tell")
+_NOT_AT_HAND = Text("没有足够新的状态列表", "no status list at hand that is fresh enough")
+_FETCH = Text(
+    "联网时下载：tongxing attestation status-lists CODE --into DIR，再加 --status-lists DIR",
+    "while connected, fetch it: tongxing attestation status-lists CODE --into DIR; then give "
+    "--status-lists DIR",
+)
+_OR_A_CODE = "; or a code's text, or a PNG of it"
+_ASK = Text("联网查验：不加 --offline", "verify the code with a node: without --offline")
 
 FilesArgument = Annotated[
     list[Path],
@@ -64,14 +82,11 @@ class _Judged:
     def words(self) -> Text:
         from exchange.recognition import Verdict
         from exchange.statuslist import Status
-        from exchange.texts import Text
 
         if self.verdict is not Verdict.STALE:
             return self.verdict.text
         if self.attestation is not None and self.attestation.status is None:
-            return Text(
-                "没有状态信息，只能联网查验", "it names no status list: only a node can tell"
-            )
+            return _NO_PLACE
         return Status.STALE.text
 
     def document(self) -> dict[str, Any]:
@@ -150,6 +165,59 @@ def _print(judged: _Judged) -> None:
         output.print_fields(shown.attestation_rows(judged.attestation))
 
 
+# --- what could not be looked up ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Unchecked:
+    """That nobody looked up whether a province revoked what a code rests on (未核对撤销)."""
+
+    province: str
+    has_place: bool
+    """Whether the code names a status list: one that is not at hand, or too old."""
+
+    @property
+    def reason(self) -> Text:
+        """Why not."""
+        return _NOT_AT_HAND if self.has_place else _NO_PLACE
+
+    @property
+    def remedy(self) -> Text:
+        """What to do about it."""
+        return _FETCH if self.has_place else _ASK
+
+    def document(self) -> dict[str, Any]:
+        """It in JSON."""
+        texts = {"reason": self.reason, "remedy": self.remedy}
+        return {
+            "province": self.province,
+            **{name: {"zh": text.zh, "en": text.en} for name, text in texts.items()},
+        }
+
+
+def unchecked(
+    code: HealthCode | ForeignCertificate | None, status: Callable[[StatusReference], Status]
+) -> list[Unchecked]:
+    """By province, what of a code's evidence no list at hand tells whether it is revoked.
+
+    :param code: what was judged; a foreign certificate has no status anywhere, and is not told of.
+    """
+    from exchange.codes.healthcode import HealthCode
+    from exchange.statuslist import Status
+
+    if not isinstance(code, HealthCode):
+        return []
+    found = (
+        Unchecked(piece.province, piece.status is not None)
+        for piece in code.evidence
+        if piece.status is None or status(piece.status) is Status.STALE
+    )
+    return list(dict.fromkeys(found))
+
+
+# --- what is at hand ------------------------------------------------------------------------
+
+
 def trust_list(trust: Path | None, root: Path | None, client_file: Path | None) -> TrustList:
     """Verify the trust list of a folder under a pinned root; else the client's.
 
@@ -161,6 +229,10 @@ def trust_list(trust: Path | None, root: Path | None, client_file: Path | None) 
         raise InvalidFieldError(
             "is missing", field="--trust", remedy="give --trust DIR with --root, or --client FILE"
         )
+    if not trust.is_dir():
+        raise InvalidFieldError(f"{trust}: not a folder", field="--trust")
+    if root is not None and not root.is_file():
+        raise InvalidFieldError(f"{root}: no such file", field="--root")
     from nodes.cli.clientfile import TrustFiles
 
     # Nothing to compare with: it is verified, but may be older than what others saw.
@@ -195,23 +267,51 @@ def read_signed(path: Path, name: str = "signed") -> list[bytes]:
     :param name: what is meant in JSON: every field of this name, ``signed`` or ``receipt``.
     :raises InvalidFieldError: it cannot be read, or holds none.
     """
+    what = "signed attestation" if name == "signed" else name
+    return _signed(path, _read(path), name, what)
+
+
+def read_evidence(path: Path) -> list[bytes]:
+    """The signed attestations in a file, or the code in its text or picture; not verified.
+
+    :param path: as of `read_signed`; or an HC1 text, or a picture of one.
+    :raises InvalidFieldError: it cannot be read, or holds none.
+    """
+    from exchange.codes import judging
+
+    data = _read(path)
+    if not data.lstrip().startswith(b"HC1") and not data.startswith(given.IMAGES):
+        return _signed(path, data, "signed", "signed attestation and no code", _OR_A_CODE)
+    try:
+        return [judging.unpack(given.content(data))]
+    except TongxingError as error:
+        raise InvalidFieldError(
+            f"{path}: {error.message}", field="FILE", remedy=error.remedy
+        ) from None
+
+
+def _read(path: Path) -> bytes:
     try:
         if str(path) == "-":
-            data = sys.stdin.buffer.read(_LARGEST + 1)
+            data = sys.stdin.buffer.read(given.LARGEST + 1)
         else:
             with path.open("rb") as file:
-                data = file.read(_LARGEST + 1)
+                data = file.read(given.LARGEST + 1)
     except OSError as error:
         raise InvalidFieldError(f"{path}: {error.strerror}", field="FILE") from None
-    if len(data) > _LARGEST:
+    if len(data) > given.LARGEST:
         raise InvalidFieldError(f"{path}: larger than 16 MiB", field="FILE")
-    found = [data] if data[:1] and data[0] in _BINARY else _from_text(data, name)
+    return data
+
+
+def _signed(path: Path, data: bytes, name: str, what: str, or_else: str = "") -> list[bytes]:
+    found = [data] if given.is_signed(data) else _from_text(data, name)
     if not found:
-        what = "signed attestation" if name == "signed" else name
         raise InvalidFieldError(
             f"{path}: holds no {what}",
             field="FILE",
-            remedy="give its CBOR, in base64 or as it is, or what recognize --output json prints",
+            remedy="give its CBOR, in base64 or as it is, or what recognize --output json prints"
+            + or_else,
         )
     return found
 
@@ -224,7 +324,7 @@ def _from_text(data: bytes, name: str) -> list[bytes]:
             return []
     else:
         texts = [b"".join(data.split()).decode("ascii", "replace")]
-    return [signed for text in texts if (signed := _from_base64(text))]
+    return [signed for text in texts if (signed := given.from_base64(text))]
 
 
 def _each_named(name: str, value: Any) -> Iterator[str]:
@@ -239,29 +339,30 @@ def _each_named(name: str, value: Any) -> Iterator[str]:
             yield from _each_named(name, inner)
 
 
-def _from_base64(text: str) -> bytes:
-    plain = text.rstrip("=").translate(str.maketrans("-_", "+/"))
-    try:
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (ValueError, binascii.Error):
-        return b""
-
-
 # --- status-lists ---------------------------------------------------------------------------
 
 
 def status_lists(
-    sources: FilesArgument,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE…",
+            help="Signed attestations as `verify` takes them; health codes, as text, in a file or "
+            "a picture; - for standard input. 已签名的健康证明或健康码。",
+            show_default=False,
+        ),
+    ],
     into: Annotated[
         Path, typer.Option(help="A folder for the lists; made if it is not there. 存放文件夹。")
     ],
     client_file: ClientOption = None,
     form: FormOption = Form.PRETTY,
 ) -> None:
-    """Fetch the status lists by which attestations can be checked offline (下载状态列表).
+    """Fetch the status lists by which attestations and codes are checked offline (下载状态列表).
 
-    `verify --status-lists DIR` then works without a connection, for as long as each list counts.
-    A list serves all attestations that name it. The exit code is 1 if one could not be had.
+    `verify --status-lists DIR` and `tongxing code verify --offline --status-lists DIR` then work
+    without a connection, for as long as each list counts. A list serves all attestations that name
+    it. The exit code is 1 if one could not be had.
     """
     uris = _named(sources)
 
@@ -298,21 +399,44 @@ def status_lists(
     raise typer.Exit(1 if refused else 0)
 
 
-def _named(sources: list[Path]) -> list[str]:
-    """The lists that attestations name. Who signed them does not matter for that."""
-    from exchange import attestations, cose
-
+def _named(sources: list[str]) -> list[str]:
+    """The lists that attestations and codes name. Who signed them does not matter for that."""
     found = []
-    for path in sources:
-        for signed in read_signed(path):
+    for source in sources:
+        is_code = source.startswith("HC1:")
+        for signed in _code(source) if is_code else read_evidence(Path(source)):
             try:
-                message = cose.parse(signed, cose.ObjectType.ATTESTATION)
-                status = attestations.decode(message.payload).status
+                found += [place.uri for place in _places(signed)]
             except TongxingError as error:
-                raise error.at(str(path)) from None
-            if status is not None:
-                found.append(status.uri)
+                raise error.at("FILE" if is_code else source) from None
     return list(dict.fromkeys(found))
+
+
+def _code(text: str) -> list[bytes]:
+    from exchange.codes import judging
+
+    try:
+        return [judging.unpack(text)]
+    except TongxingError as error:  # the text may name a person
+        raise InvalidFieldError(
+            f"the code's text is cut short or damaged: {error.message}",
+            field="FILE",
+            remedy="copy all of it, in one line, or give its picture",
+        ) from None
+
+
+def _places(signed: bytes) -> list[StatusReference]:
+    from exchange import attestations, cose
+    from exchange.codes import healthcode
+
+    pieces: Sequence[Attestation | CodeEvidence]
+    if given.object_type(signed) is cose.ObjectType.HEALTH_CODE:
+        message = cose.parse(signed, cose.ObjectType.HEALTH_CODE)
+        pieces = healthcode.decode(message.payload).evidence
+    else:
+        message = cose.parse(signed, cose.ObjectType.ATTESTATION)
+        pieces = [attestations.decode(message.payload)]
+    return [piece.status for piece in pieces if piece.status is not None]
 
 
 def _make(folder: Path) -> None:

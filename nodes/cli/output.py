@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
-    from rich.console import Console, RenderableType
+    from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
 __all__ = [
@@ -46,12 +47,17 @@ __all__ = [
     "print_fields",
     "print_json",
     "print_line",
+    "print_table",
     "province_name",
     "speaks_chinese",
     "table",
     "to_json",
 ]
 
+_PADDING = 3
+"""Columns of the terminal around one of a table."""
+_FOLDED = 12
+"""So wide at least is a table's column that may be folded."""
 _CHINA = timezone(timedelta(hours=8))
 _REPORT = "please report it; TONGXING_DEBUG=1 shows where it happened"
 
@@ -166,9 +172,7 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
-def table(
-    title: str, columns: Iterable[str], rows: Iterable[Iterable[str | Text]]
-) -> RenderableType:
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str | Text]]) -> Table:
     """A table whose cells hold no markup."""
     from rich import box
     from rich.table import Table
@@ -180,6 +184,44 @@ def table(
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
     return made
+
+
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    whole: Collection[str],
+) -> None:
+    """Print a table of which some columns are neither folded nor cut: ids, which are copied.
+
+    Where a terminal is too narrow for that, each cell stands on a line of its own.
+
+    :param whole: these columns' names.
+    """
+    from rich.cells import cell_len
+    from rich.console import Console
+
+    rows = [tuple(clean(cell) for cell in row) for row in rows]
+    widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+    needed = _PADDING + sum(
+        _PADDING + (width if column in whole else min(width, _FOLDED))
+        for column, width in zip(columns, widths, strict=True)
+    )
+    printer = console()
+    if not sys.stdout.isatty():
+        printer = Console(width=max(printer.width, sum(widths) + _PADDING * (len(widths) + 1)))
+    elif needed > printer.width:
+        for row in rows:
+            for column, cell in zip(columns, row, strict=True):
+                if cell:
+                    print(f"{column}: {cell}")
+            print()
+        return
+    made = table(title, columns, rows)
+    for each in made.columns:
+        each.no_wrap = each.header in whole
+    printer.print(made)
 
 
 def print_fields(rows: Iterable[tuple[str, str]]) -> None:

@@ -43,8 +43,8 @@ def verify(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="An attestation or a code, in any of these forms or as HC1 text: is it named? May "
-            "be given several times. 健康证明或健康码。",
+            help="An attestation or a code, in any of these forms, as HC1 text or a picture: is it "
+            "named? May be given several times. 健康证明或健康码。",
             show_default=False,
         ),
     ] = None,
@@ -82,21 +82,8 @@ def verify(
 
 
 def _read_evidence(path: Path) -> list[bytes]:
-    """The signed bytes in a file; what an HC1 text holds, too."""
-    from exchange.codes import judging
-
     try:
-        with path.open("rb") as file:
-            text = file.read(1 << 18).decode("ascii")
-    except (OSError, UnicodeDecodeError):
-        text = ""
-    if text.startswith("HC1"):
-        try:
-            return [judging.unpack(text)]
-        except TongxingError as error:
-            raise InvalidFieldError(f"{path}: {error.message}", field="--evidence") from None
-    try:
-        return offline.read_signed(path)
+        return offline.read_evidence(path)
     except InvalidFieldError as error:
         error.field = "--evidence"
         raise

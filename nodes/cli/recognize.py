@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from exchange.errors import InvalidFieldError, TongxingError
-from nodes.cli import client, files, output, prompts
+from nodes.cli import client, files, outfiles, output, prompts
 from nodes.cli.client import ClientOption
 from nodes.cli.files import BadRow
 from nodes.cli.output import Form, FormOption
@@ -91,7 +91,7 @@ def recognize(
     receipt: Annotated[
         Path | None,
         typer.Option(
-            help="Ask for a receipt, and keep it in this file; with --file, a folder. 回执文件。"
+            help="Ask for a receipt, kept in this new file; with --file, in a folder. 回执文件。"
         ),
     ] = None,
     client_file: ClientOption = None,
@@ -109,8 +109,10 @@ def recognize(
         batch = _Batch(file, purpose or Purpose.ENTRY_CHECK, form, receipt)
         raise typer.Exit(batch.run(client_file, column_names(ignore_columns)))
     at = files.time_from_text(arrival, field="--arrival") if arrival else None
+    outfiles.check(receipt, "--receipt", replace=False)
     usual = Purpose.TRAVEL_PLANNING if destination or at else Purpose.ENTRY_CHECK
     number = (purpose or usual).number
+    client.load(client_file)  # before somebody is asked for the number
     document = prompts.document(document_type, document_number)
 
     def ask(node: Client) -> Awaitable[DecisionMessage]:
@@ -128,7 +130,7 @@ def recognize(
         error.field = files.column_of(error.field.removeprefix("document."))
         raise
     if receipt is not None:
-        receipt.write_bytes(decision.receipt)
+        outfiles.write(receipt, decision.receipt, "--receipt", replace=False)
     if form is Form.JSON:
         output.print_json({"decision": output.to_json(decision)})
     else:
@@ -187,7 +189,7 @@ class _Batch:
             raise InvalidFieldError("holds no record", field=self._file.name)
 
         if self._receipts is not None:
-            self._receipts.mkdir(parents=True, exist_ok=True)
+            outfiles.check_folder(self._receipts, "--receipt", of="*.cwt")
 
         async def ask(node: Client) -> None:
             nonlocal chunk
@@ -234,7 +236,8 @@ class _Batch:
         self._outcomes[outcome] += 1
         self._worst = max(self._worst, exit_code(decision))
         if self._receipts is not None:
-            (self._receipts / f"{line}.cwt").write_bytes(decision.receipt)
+            kept = self._receipts / f"{line}.cwt"
+            outfiles.write(kept, decision.receipt, "--receipt", replace=False)
         if self._form is Form.JSON:
             self._items.append({"line": line, "decision": output.to_json(decision)})
         else:

@@ -178,11 +178,16 @@ def revoke_issuer(
     start: Annotated[
         str,
         typer.Option(
-            "--from", metavar="TIME", help="Sampled from then on; without offset, China's. 采样起。"
+            "--from",
+            metavar="TIME",
+            help="Sampled from then on: RFC 3339; without offset, China's. 采样起。",
         ),
     ],
     end: Annotated[
-        str, typer.Option("--to", metavar="TIME", help="Sampled before then. 采样止（不含）。")
+        str,
+        typer.Option(
+            "--to", metavar="TIME", help="Sampled before then, in the same form. 采样止（不含）。"
+        ),
     ],
     kind: Annotated[
         list[str] | None,

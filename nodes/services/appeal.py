@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 import protovalidate
 
-from exchange import appeals, status
+from exchange import appeals, receipts, status
 from exchange.appeals import Answer, Appeal, Resolution
 from exchange.attestations import AttestationVerifier
 from exchange.errors import (
@@ -29,9 +29,10 @@ from exchange.publication import read_document
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import appeal_service_pb2 as pb
 from exchange.v1 import types_pb2
-from nodes.audit.entries import Entry, Recorder
+from nodes.audit.entries import Entry, Recorder, of_receipt
 from nodes.call import Call
 from nodes.identity import Role
+from nodes.ids import made_at
 from nodes.services.acts import whole
 from nodes.services.limits import Limit
 from nodes.services.validation import check
@@ -58,6 +59,17 @@ EXCHANGES: Final = 2
 """Calls of one province that bring appeals at one time."""
 
 
+class Accesses(Recorder, Protocol):
+    """Where accesses are recorded, and what tells whose a receipt is (`nodes.audit.log`)."""
+
+    async def whose(self, target: str, at: datetime, tokens: Sequence[bytes]) -> bool | None:
+        """Whether what was recorded with a target was about one holder; None: it does not tell.
+
+        :raises AuditUnavailableError: the log cannot be read.
+        """
+        ...
+
+
 class AppealService:
     """Takes, keeps, brings out and answers; what it acknowledges is on disk.
 
@@ -81,7 +93,7 @@ class AppealService:
         trust: Callable[[], TrustList],
         subjects: SubjectKeys,
         clock: Callable[[], datetime],
-        audit: Recorder,
+        audit: Accesses,
         filed: Callable[[], None],
     ) -> None:
         self._province = province
@@ -114,6 +126,8 @@ class AppealService:
             if there is None:  # what it contests may have ended since
                 issuer = await self._contested(appeal, tokens, trust, now, "")
             appeal = _delivered(appeal, now)
+        if there is None:
+            appeal = await self._of_holder(appeal, tokens, trust, now, "")
         kept = await self._store.file(Kept(appeal, issuer, tokens))
         self._record(call, "FileAppeal", kept.appeal, kept.appeal.state, kept.tokens[0])
         self._filed()
@@ -151,6 +165,31 @@ class AppealService:
                 contested = await self._signed(id_, issuer)
         appeals.check_receipt(appeal, trust, now, contested=contested, field=f"{field}receipt")
         return issuer
+
+    async def _of_holder(
+        self, appeal: Appeal, tokens: tuple[bytes, ...], trust: TrustList, now: datetime, field: str
+    ) -> Appeal:
+        """See that a receipt that this node gave is of a decision about the holder.
+
+        :param field: where the receipt stands in the request, with its dot.
+        :return: the appeal, with whether the access log does not tell: it is older than what is
+            kept, or of a code, whose holder no node but its issuer knows.
+        :raises InvalidFieldError: it is of a decision about another.
+        """
+        if not appeal.receipt:
+            return appeal
+        receipt = receipts.verify(appeal.receipt, trust, now)
+        if receipt.province != self._province:
+            return appeal
+        told = await self._audit.whose(of_receipt(receipt.id), made_at(receipt.id), tokens)
+        if told is False:
+            raise InvalidFieldError(
+                "was given for another holder",
+                field=f"{field}receipt",
+                remedy="give the receipt of a decision about this holder",
+            )
+        # A contested attestation says whose it is.
+        return replace(appeal, holder_unchecked=told is None and appeal.attestation_id is None)
 
     async def _signed(self, id_: bytes, issuer: str) -> bytes:
         """An attestation's bytes, revoked or not; b"" where they have just ended."""
@@ -330,6 +369,7 @@ class AppealService:
                 )
             tokens = tuple(filed.subject_tokens)
             issuer = await self._contested(appeal, tokens, trust, now, "appeal.")
+            appeal = await self._of_holder(appeal, tokens, trust, now, "appeal.")
         return await self._store.file(Kept(_delivered(appeal, now), issuer)), there is None
 
     def _record(

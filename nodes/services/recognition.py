@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
+from uuid import UUID
 
 from exchange import receipts, status, views
 from exchange.codes import hcert, healthcode
@@ -40,7 +41,7 @@ from exchange.trust.trustlist import TrustList
 from exchange.v1 import recognition_service_pb2 as pb
 from exchange.v1 import types_pb2
 from exchange.vouching import CLOCK_SKEW
-from nodes.audit.entries import Entry, Recorder
+from nodes.audit.entries import Entry, Recorder, of_receipt
 from nodes.call import Call
 from nodes.deciding import Decided, Deciding, Terms
 from nodes.ids import new_id
@@ -105,8 +106,8 @@ class RecognitionService:
         (decided,) = await self._deciding.decide(
             [document], call, request.purpose, terms=terms, explain=True
         )
-        self._record(call, "Recognize", decided, request.purpose)
-        return pb.RecognizeResponse(decision=self._decision(decided, request.receipt))
+        receipt = self._record_with_receipt(call, "Recognize", decided, request)
+        return pb.RecognizeResponse(decision=self._decision(decided, receipt))
 
     async def batch_recognize(
         self, request: pb.BatchRecognizeRequest, call: Call
@@ -121,14 +122,21 @@ class RecognitionService:
             except TongxingError as error:
                 items[index].status.CopyFrom(status.to_status(error, request_id=call.request_id))
         all_decided = await self._deciding.decide(list(documents.values()), call, request.purpose)
-        self._audit.record_all(
-            _entry(call, "BatchRecognize", request.purpose),
-            [(decided.token, _words(decided.decision)) for decided in all_decided],
-        )
-        for index, decided in zip(documents, all_decided, strict=True):
+        ids: list[UUID | None] = [None] * len(all_decided)
+        if request.receipt:
+            ids = [
+                self._record_with_receipt(call, "BatchRecognize", decided, request)
+                for decided in all_decided
+            ]
+        else:
+            self._audit.record_all(
+                _entry(call, "BatchRecognize", request.purpose),
+                [(decided.token, _words(decided.decision)) for decided in all_decided],
+            )
+        for index, decided, receipt in zip(documents, all_decided, ids, strict=True):
             if index % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
-            items[index].decision.CopyFrom(self._decision(decided, request.receipt))
+            items[index].decision.CopyFrom(self._decision(decided, receipt))
         return pb.BatchRecognizeResponse(items=items)
 
     @staticmethod
@@ -184,11 +192,11 @@ class RecognitionService:
             error.field = "destination"
             raise
 
-    def _decision(self, decided: Decided, wants_receipt: bool) -> pb.Decision:
+    def _decision(self, decided: Decided, receipt: UUID | None) -> pb.Decision:
         answer = views.decision_to_proto(decided.decision)
-        if wants_receipt:
+        if receipt is not None:
             made = partial(receipts.of_decision, decided.decision)
-            answer.receipt = self._receipt(made, decided.decision.decided_at)
+            answer.receipt = self._receipt(made, receipt, decided.decision.decided_at)
         return answer
 
     # --- health codes -----------------------------------------------------------------------
@@ -251,7 +259,8 @@ class RecognitionService:
         self._audit.record(replace(entry, answer=_words(judgement), target=identifier))
         if request.receipt:
             made = partial(receipts.of_judgement, judgement, answer.health_code.signed)
-            answer.receipt = self._receipt(made, judgement.judged_at)
+            at = judgement.judged_at
+            answer.receipt = self._receipt(made, new_id(at), at)
         return answer
 
     async def _known(
@@ -276,22 +285,44 @@ class RecognitionService:
 
     # --- receipts and the access log ----------------------------------------------------------
 
-    def _receipt(self, made: Callable[..., Receipt], now: datetime) -> bytes:
+    def _receipt(self, made: Callable[..., Receipt], id_: UUID, now: datetime) -> bytes:
         receipt = made(
-            id=new_id(now),
+            id=id_,
             province=self._province,
             now=now,
             salt=secrets.token_bytes(receipts.SALT_BYTES),
         )
         return receipts.sign(receipt, self._signer())
 
+    def _record_with_receipt(
+        self,
+        call: Call,
+        method: str,
+        decided: Decided,
+        request: pb.RecognizeRequest | pb.BatchRecognizeRequest,
+    ) -> UUID | None:
+        """Record a decision; the id of its receipt, if one is wanted.
+
+        The log tells by it whose decision the receipt is of: nothing in the receipt does.
+        """
+        receipt = new_id(self._clock()) if request.receipt else None
+        target = "" if receipt is None else of_receipt(receipt)
+        self._record(call, method, decided, request.purpose, target=target)
+        return receipt
+
     def _record(
-        self, call: Call, method: str, decided: Decided, purpose: int, refused: str = ""
+        self,
+        call: Call,
+        method: str,
+        decided: Decided,
+        purpose: int,
+        refused: str = "",
+        target: str = "",
     ) -> None:
         words = _words(decided.decision)
         answer = f"{words} {refused}" if refused else words
         entry = _entry(call, method, purpose)
-        self._audit.record(replace(entry, answer=answer, token=decided.token))
+        self._audit.record(replace(entry, answer=answer, token=decided.token, target=target))
 
 
 def _entry(call: Call, method: str, purpose: int) -> Entry:

@@ -53,7 +53,8 @@ _LOOK_SECONDS = 1.0
 _PAUSE_SECONDS = 0.02
 PORTS = range(12000, 28000)
 """Below those of outgoing connections: a node that was down finds its own free again."""
-_TONGXING = (sys.executable, "-m", "nodes.cli")
+# -P: a folder called "exchange" where it is run is not the package.
+_TONGXING = (sys.executable, "-P", "-m", "nodes.cli")
 
 
 def wait_until(what: str, holds: Callable[[], bool], seconds: float) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import uuid
 
 import pytest
 
-from nodes.cli import run
+from exchange.client.appeals import AppealMessage
+from nodes.cli import appeal, run
+from nodes.cli.output import Form
 from nodes.trial import TrialExchange, wait_until
 
 SICHUAN, GUANGDONG = "510000", "440000"
@@ -111,11 +114,11 @@ def test_filing_again_with_the_same_id_is_no_second_appeal(done, red):
 def test_what_is_typed_amiss_is_refused_in_words(tongxing, red, tmp_path):
     cases = [
         (file(red, attestation="510000"), "--attestation"),
-        (file(red, attestation=f"999999/{red.attestation_id}"), "attestation.province"),
-        (file(red, statement="——"), "statement"),
-        (file(red, statement=f"号码{red.document.number}"), "statement"),
+        (file(red, attestation=f"999999/{red.attestation_id}"), "--attestation"),
+        (file(red, statement="——"), "--statement"),
+        (file(red, statement=f"号码{red.document.number}"), "--statement"),
         (file(red, **{"document-number": "1"}), "document_number"),
-        (file(red, id=str(uuid.UUID(int=0))), "appeal_id"),
+        (file(red, id=str(uuid.UUID(int=0))), "--id"),
         (["file", "--statement", STATEMENT, "--document-number", "1"], "--attestation"),
         (file(red, receipt=str(tmp_path / "none")), "--receipt"),
         (["list"], "--document-number"),
@@ -133,7 +136,89 @@ def test_a_file_that_is_no_receipt_is_refused(tongxing, red, tmp_path):
     rubbish.write_bytes(b"rubbish")
     code, _, err = tongxing(*file(red, receipt=str(rubbish)))
     assert code == 1
-    assert "receipt: " in err
+    assert "--receipt: " in err
+
+
+def test_another_holders_receipt_is_refused(exchange, tongxing, people, tmp_path):
+    mine, theirs = people.document().number, people.document().number
+    receipt = tmp_path / "receipt"
+    asked = run(
+        [
+            *("recognize", "--document-number", mine, "--receipt", str(receipt)),
+            *("--client", str(exchange.directory / GUANGDONG / "app.toml")),
+        ]
+    )
+    assert asked == 3  # of whom nobody knows anything
+    wanted = ("file", "--receipt", receipt, "--statement", STATEMENT, "--document-number")
+    code, out, err = tongxing(*wanted, theirs)
+    assert code == 1
+    assert "--receipt: was given for another holder; " in err
+    code, out, err = tongxing(*wanted, mine)
+    assert (code, err) == (0, "")
+    assert "未核对" not in out
+
+
+def test_that_nobody_checked_whose_the_decision_was_is_said(capsys):
+    appeal._print(AppealMessage(holder_unchecked=True), Form.PRETTY)
+    assert "持码人 holder" in (said := capsys.readouterr().out)
+    assert "未核对 not checked" in said
+
+
+ANSWER = ("answer", str(uuid.uuid4()), "--reason", "误判")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--resolution", "corrected"), "缺失 is missing with --resolution corrected"),
+        (
+            ("--resolution", "upheld", "--superseding", str(uuid.uuid4())),
+            "不与 --resolution upheld 连用 goes with --resolution corrected alone",
+        ),
+    ],
+    ids=["missing", "too much"],
+)
+def test_an_answer_that_does_not_fit_is_refused_by_its_options_name(tongxing, arguments, words):
+    code, _, err = tongxing(*ANSWER, *arguments, who="admin")
+    assert code == 1
+    assert f"--superseding: {words}; " in err
+
+
+def test_what_a_node_refuses_of_an_answer_is_named_as_the_option(tongxing, done, red):
+    id_ = done(*file(red))["appeal"]["appeal_id"]
+
+    def delivered():
+        return done("show", id_)["appeal"]["state"] == "APPEAL_STATE_DELIVERED"
+
+    wait_until("it is delivered", delivered, 20)
+    issuer = {"who": "issuer", "of": SICHUAN}
+    for arguments, field in (
+        (("upheld", "--reason", "误判"), "--resolution"),
+        (("rejected", "--reason", ""), "--reason"),
+        (("corrected", "--reason", "误判", "--superseding", id_), "--superseding"),
+    ):
+        code, _, err = tongxing("answer", id_, "--resolution", *arguments, **issuer)
+        assert code == 1
+        assert f"): {field}: " in err
+
+
+@pytest.mark.parametrize("columns", ["60", "200"])
+def test_ids_are_never_folded(tongxing, done, red, monkeypatch, columns):
+    id_ = done(*file(red))["appeal"]["appeal_id"]
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    code, out, _ = tongxing("list", "--document-number", red.document.number)
+    assert code == 0
+    assert id_ in out
+    assert (f"编号 id: {id_}\n" in out) == (columns == "60")
+
+
+@pytest.mark.parametrize("verb", ["file", "list"])
+def test_a_missing_client_is_told_before_the_number_is_asked_for(capsys, monkeypatch, verb):
+    monkeypatch.delenv("TONGXING_CLIENT", raising=False)
+    more = ("--statement", STATEMENT, "--attestation", f"{SICHUAN}/{uuid.uuid4()}")
+    assert run(["appeal", verb, *(more if verb == "file" else ())]) == 1
+    assert "): --client: " in capsys.readouterr().err
 
 
 def test_what_is_nobodys_is_not_found(tongxing):

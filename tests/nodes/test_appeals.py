@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
-import time
 import urllib.request
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -19,10 +18,12 @@ from google.rpc import code_pb2
 from prometheus_client.parser import text_string_to_metric_families
 from recording import Recorded
 from storing import ISSUER, new
+from waiting import until
 
 from exchange import appeals, receipts, status
 from exchange.appeals import Answer, Appeal, Filed, Resolution, State
 from exchange.attestations import AttestationVerifier
+from exchange.client import Purpose
 from exchange.client.appeals import Appeals
 from exchange.errors import (
     AppealStateError,
@@ -66,16 +67,6 @@ def now():
     return datetime.now(UTC).replace(microsecond=0)
 
 
-async def until(holds, seconds=20):
-    """Ask until something holds; what it gave."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := await holds():
-            return found
-        await asyncio.sleep(0.02)
-    raise AssertionError("not within its time")
-
-
 # --- two provinces ----------------------------------------------------------------------------
 
 
@@ -117,13 +108,17 @@ async def parties(exchange):
 
 
 def scraped(exchange):
-    with urllib.request.urlopen(exchange.metrics, timeout=5) as answer:
+    with urllib.request.urlopen(exchange.metrics, timeout=30) as answer:
         text = answer.read().decode()
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def undelivered(exchange):
+    return scraped(exchange)["tongxing_appeals", "filed", "FILED"]
 
 
 def made_id():
@@ -153,7 +148,7 @@ async def stands(app, appeal, state):
         found = await Appeals(app).get(uuid.UUID(appeal.appeal_id))
         return found if found.state == state else None
 
-    return await until(there)
+    return await until("it stands so", there)
 
 
 async def test_an_appeal_is_answered_by_a_correction_and_both_provinces_see_the_same(
@@ -210,10 +205,7 @@ async def test_an_appeal_waits_for_a_province_that_is_down(exchange, parties, pe
         appeal = await filed(app, red)
         assert appeal.state == FILED
 
-        async def counted():
-            return scraped(exchange)["tongxing_appeals", "filed", "FILED"] == 1
-
-        await until(counted)
+        await until("it is counted", lambda: undelivered(exchange) == 1)
         assert "tongxing_appeals_unanswered_age_seconds" in {name for name, *_ in scraped(exchange)}
     finally:
         exchange.start(SICHUAN, environment={"TONGXING_APPEALS__POLL_SECONDS": "0.2"})
@@ -221,7 +213,7 @@ async def test_an_appeal_waits_for_a_province_that_is_down(exchange, parties, pe
     await issuer.revoke(uuid.UUID(red.attestation_id), "误判")
     await Appeals(issuer).answer(uuid.UUID(appeal.appeal_id), Resolution.REVOKED, "误判，已撤销")
     await stands(app, appeal, ANSWERED)
-    assert scraped(exchange)["tongxing_appeals", "filed", "FILED"] == 0
+    await until("it is counted no more", lambda: undelivered(exchange) == 0)
 
 
 def signed_receipt(exchange, province=SICHUAN):
@@ -262,6 +254,70 @@ async def test_a_decision_is_answered_by_the_province_that_decided(exchange, par
     await Appeals(admin).answer(id_, Resolution.UPHELD, "规则适用有误，已改正")
     seen = await stands(app, appeal, ANSWERED)
     assert seen.answer.resolution == pb.APPEAL_RESOLUTION_UPHELD
+
+
+async def given_receipt(app, *documents):
+    """What its province decides of somebody now, or of several in one batch: the receipts."""
+    purpose = Purpose.PURPOSE_ENTRY_CHECK
+    if len(documents) == 1:
+        return [(await app.recognize(documents[0], purpose, receipt=True)).receipt]
+    return [each.receipt for each in await app.recognize_all(documents, purpose, receipt=True)]
+
+
+async def test_a_decision_is_contested_by_whom_it_was_about_alone(exchange, parties, people):
+    app, _, _ = parties
+    mine, theirs = people.document(), people.document()
+    async with exchange.client(SICHUAN, "app") as decider:
+        receipts_given = [
+            (await given_receipt(decider, mine))[0],
+            *await given_receipt(decider, theirs, mine),
+        ]
+        with pytest.raises(InvalidFieldError, match="given for another holder") as refused:
+            await Appeals(decider).file(made_id(), theirs, STATEMENT, receipt=receipts_given[0])
+        assert refused.value.field == "receipt"
+        here = await Appeals(decider).file(made_id(), mine, STATEMENT, receipt=receipts_given[0])
+        assert not here.holder_unchecked
+    for receipt, holder in zip(receipts_given, (mine, theirs, mine), strict=True):
+        other = theirs if holder is mine else mine
+        wrong = await Appeals(app).file(made_id(), other, STATEMENT, receipt=receipt)
+        assert (await stands(app, wrong, ANSWERED)).answer.resolution == (
+            pb.APPEAL_RESOLUTION_REJECTED
+        )
+    right = await Appeals(app).file(made_id(), mine, STATEMENT, receipt=receipts_given[2])
+    await stands(app, right, DELIVERED)
+
+
+async def test_an_appeal_with_the_receipts_id_does_not_pass_for_the_decision(exchange, people):
+    mine, theirs = people.document(), people.document()
+    async with exchange.client(SICHUAN, "app") as app:
+        (receipt,) = await given_receipt(app, mine)
+        id_ = receipts.verify(receipt, exchange.trust(), now()).id
+        # Within the second in which the log looks for the decision.
+        await Appeals(app).file(id_, theirs, STATEMENT, receipt=signed_receipt(exchange))
+        with pytest.raises(InvalidFieldError, match="given for another holder"):
+            await Appeals(app).file(made_id(), theirs, STATEMENT, receipt=receipt)
+
+
+async def test_anothers_receipt_is_refused_beside_an_attestation_too(exchange, parties, people):
+    app, issuer, _ = parties
+    red = await coloured(people, issuer)
+    (receipt,) = await given_receipt(app, people.document())
+    with pytest.raises(InvalidFieldError, match="given for another holder"):
+        await filed(app, red, receipt=receipt)
+
+
+async def test_of_a_decision_that_the_log_does_not_know_the_answering_node_says_so(
+    exchange, parties, people
+):
+    app, _, admin = parties
+    appeal = await Appeals(app).file(
+        made_id(), people.document(), STATEMENT, receipt=signed_receipt(exchange)
+    )
+    await stands(app, appeal, DELIVERED)
+    seen = await Appeals(admin).get(uuid.UUID(appeal.appeal_id))
+    assert seen.holder_unchecked
+    again = [each async for each in Appeals(admin).list() if each.appeal_id == appeal.appeal_id]
+    assert again == [seen]
 
 
 async def test_an_appeal_against_what_is_not_the_holders_ends_without_telling_whose_it_is(
@@ -580,6 +636,18 @@ async def test_two_provinces_may_contest_the_same_and_one_of_them_once(box):
         await box.file(kept(province=SHANGHAI, attestation_id=contested))
     await box.settle(first.appeal.id.bytes, answer=REJECTED)
     await box.file(kept(province=SHANGHAI, attestation_id=contested))
+
+
+async def test_whoever_contests_anothers_attestation_keeps_nobody_from_an_appeal(box):
+    # Its id stands in the codes that its holder shows; only the other province knows whose it is.
+    other = kept(GUANGDONG)
+    await box.file(dataclasses.replace(other, tokens=(b"u" * 36,)))
+    contested = other.appeal.attestation_id
+    own = await box.file(kept(GUANGDONG, attestation_id=contested))
+    with pytest.raises(AppealStateError):
+        await box.file(kept(GUANGDONG, attestation_id=contested))
+    await box.settle(own.appeal.id.bytes, answer=REJECTED)
+    await box.file(kept(GUANGDONG, attestation_id=contested))
 
 
 async def test_pages_miss_nobody_while_others_come(box):
@@ -958,7 +1026,7 @@ async def test_a_province_that_lies_changes_nothing_and_is_believed_again(
     async def called_twice():
         return len(liar.calls) >= 2
 
-    await until(called_twice)
+    await until("it is called twice", called_twice)
     there = await box.get(sent.appeal.id.bytes)
     assert there.appeal.answer is None
     assert there.appeal.state is State.FILED
@@ -967,13 +1035,13 @@ async def test_a_province_that_lies_changes_nothing_and_is_believed_again(
     async def delivered():
         return (await box.get(sent.appeal.id.bytes)).appeal.state is State.DELIVERED
 
-    await until(delivered)
+    await until("it is delivered", delivered)
     liar.say = lambda request: honest(request, resolution=4, reason="属实")
 
     async def has_answer():
         return (await box.get(sent.appeal.id.bytes)).appeal.answer
 
-    answer = await until(has_answer)
+    answer = await until("it has an answer", has_answer)
     assert (answer.resolution, answer.reason) == (Resolution.REJECTED, "属实")
     assert (await box.get(away.appeal.id.bytes)).appeal.state is State.FILED
     assert "胡小君" not in "".join(capfd.readouterr())
@@ -990,7 +1058,7 @@ async def test_what_it_will_never_take_ends_and_what_it_has_taken_does_not(box, 
     async def ended():
         return (await box.get(fresh.appeal.id.bytes)).appeal.answer
 
-    answer = await until(ended)
+    answer = await until("it has ended", ended)
     assert answer.resolution is Resolution.REJECTED
     assert "胡小君" not in answer.reason
     assert (await box.get(taken.appeal.id.bytes)).appeal.answer is None
@@ -1010,7 +1078,7 @@ async def test_what_waits_is_asked_about_in_turns(box, liar, courier, monkeypatc
             str(each.appeal.id) for each in waiting
         }
 
-    await until(all_asked)
+    await until("all were asked about", all_asked)
     assert max(len(call.appeals) for call in liar.calls) == 2
 
 
@@ -1028,7 +1096,7 @@ async def test_what_is_filed_makes_nobody_be_asked_sooner(box, liar, courier):
         async def delivered(id_=filed.appeal.id.bytes):
             return (await box.get(id_)).appeal.state is State.DELIVERED
 
-        await until(delivered)
+        await until("it is delivered", delivered)
     asked = [each.appeal.appeal_id for call in liar.calls for each in call.appeals]
     assert asked.count(str(waiting.appeal.id)) == 1
 
@@ -1060,7 +1128,7 @@ async def test_a_province_that_stalls_does_not_hold_the_others_up(box, liar, mon
         async def stalled():
             return calls
 
-        await until(stalled)
+        await until("it stalls", stalled)
         filed = kept(answering=GUANGDONG)
         await box.file(filed)
         made.wake()
@@ -1068,7 +1136,7 @@ async def test_a_province_that_stalls_does_not_hold_the_others_up(box, liar, mon
         async def delivered():
             return (await box.get(filed.appeal.id.bytes)).appeal.state is State.DELIVERED
 
-        await until(delivered)
+        await until("it is delivered", delivered)
         assert len(calls) < 50
         running.cancel()
         await asyncio.wait({running})
@@ -1085,7 +1153,7 @@ async def test_what_is_filed_goes_at_once(box, liar, courier):
         async def delivered(id_=filed.appeal.id.bytes):
             return (await box.get(id_)).appeal.state is State.DELIVERED
 
-        await until(delivered)
+        await until("it is delivered", delivered)
 
 
 def test_calls_stay_below_what_a_door_takes():

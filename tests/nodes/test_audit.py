@@ -15,6 +15,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,7 +25,7 @@ from structlog.testing import capture_logs
 
 from exchange.errors import AuditUnavailableError, InvalidFieldError
 from exchange.v1 import types_pb2
-from nodes.audit.chain import START, Digester, Form, Head, read, stamp
+from nodes.audit.chain import START, Digester, Form, Head, follow, read, stamp
 from nodes.audit.days import Days, Line
 from nodes.audit.entries import Entry
 from nodes.audit.log import AuditLog
@@ -140,6 +141,19 @@ async def test_a_holder_is_found_by_any_of_its_tokens_and_nobody_else_is(opened)
         assert [each.answer for each in page.accesses] == ["three", "one"]
         assert not (await log.list([secrets.token_bytes(36)])).accesses
         assert not (await log.list([])).accesses
+
+
+async def test_a_target_tells_whose_decision_it_was(opened, clock):
+    other, at = secrets.token_bytes(36), clock()
+    async with opened() as log:
+        log.record(entry(target="receipt-1"))
+        log.record(entry(token=None, target="code-1"))
+        assert await log.whose("receipt-1", at, [other, TOKEN])
+        assert await log.whose("receipt-1", at, [other]) is False
+        assert await log.whose("receipt-1", at, []) is False
+        assert await log.whose("receipt-2", at, [TOKEN]) is None
+        assert await log.whose("code-1", at, [TOKEN]) is None
+        assert await log.whose("receipt-1", at + timedelta(seconds=1), [other]) is None
 
 
 async def test_a_batch_is_one_line_for_each_answer(opened):
@@ -287,6 +301,33 @@ async def test_a_log_whose_file_cannot_be_written_records_nothing_and_recovers(o
     assert not faults(tmp_path / "audit")
 
 
+@pytest.mark.parametrize("more", [1, 3])
+async def test_lines_that_somebody_puts_in_ahead_of_the_node_swallow_none_of_its_own(
+    opened, tmp_path, more
+):
+    async with opened() as log:
+        log.record(entry("before"))
+        await log.flush()
+        file = sqlite3.connect(tmp_path / "audit" / "2022-01-10.db", isolation_level=None)
+        with contextlib.closing(file):
+            ((sequence, before),) = file.execute("SELECT sequence, hash FROM accesses").fetchall()
+            for at in range(more):  # a chain as good as the node's: there is no secret in it
+                text = Form(stamp(NOON), entry()).line(sequence + 1 + at, "put in", [])
+                before = follow(before, text.encode())
+                row = (sequence + 1 + at, text, before)
+                file.execute("INSERT INTO accesses VALUES (?, ?, ?)", row)
+            log.record(entry("a look that somebody would hide"))
+            log.record(entry("another"))
+            with pytest.raises(AuditUnavailableError), capture_logs() as logged:
+                await log.flush()
+            assert logged[0]["why"] == "somebody else wrote into the day's file"
+            with pytest.raises(AuditUnavailableError):
+                log.record(entry("refused"))
+            file.execute("DELETE FROM accesses WHERE sequence > ?", (sequence,))
+        await log.flush()
+        assert await everything(log) == ["another", "a look that somebody would hide", "before"]
+
+
 async def test_more_than_may_wait_is_refused_until_it_is_written(opened, tmp_path):
     async with opened(spool_bytes=4096) as log:
         with pytest.raises(AuditUnavailableError, match="too many"):
@@ -374,6 +415,23 @@ def test_a_spool_with_holes_is_filled_up_before_it_is_used(tmp_path):
         file.truncate(1 << 20)
     Spool(tmp_path / "spool", 1 << 19).close()
     assert (tmp_path / "spool").stat().st_blocks * 512 >= 1 << 20
+
+
+async def test_a_crowd_of_long_lists_keeps_its_threads_from_nobody_else(
+    written, opened, monkeypatch
+):
+    # The trust list is refreshed in the loop's own threads: 40 lists kept it waiting for 23 s.
+    end = threading.Event()
+    monkeypatch.setattr(Days, "list", lambda *_: end.wait(30))
+    async with opened() as log:
+        lists = [asyncio.create_task(log.list(None)) for _ in range(40)]
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(asyncio.to_thread(int) for _ in range(100)))
+        finally:
+            end.set()
+            await asyncio.gather(*lists)
 
 
 def test_lists_that_wait_for_one_another_index_once(written):
@@ -704,6 +762,38 @@ def test_a_line_that_is_hidden_from_its_holder_is_told(written):
 def test_a_line_that_is_shown_to_somebody_else_is_told(written):
     changed(written, 11, "UPDATE seen SET holder = 'somebody' WHERE sequence = 6")
     assert faults(written)[1:] == [("2022-01-11", 6, "found by somebody whom no such line names")]
+
+
+@pytest.mark.parametrize(
+    ("to_the_lines", "told"),
+    [
+        (
+            "UPDATE accesses SET line = replace(line, '1.1', '9.9') WHERE sequence = 6",
+            (6, "changed: its hash is not of it and the line before"),
+        ),
+        (
+            "UPDATE accesses SET line = '{}' WHERE sequence = 6",
+            (6, "changed: it is no line of an access log"),
+        ),
+        ("DELETE FROM accesses WHERE sequence = 6", (7, "line 6 before it: taken out")),
+    ],
+    ids=["changed", "no line", "taken out"],
+)
+def test_a_hidden_line_is_told_beside_another_that_was_changed(written, to_the_lines, told):
+    changed(written, 11, to_the_lines)
+    assert faults(written) == [("2022-01-11", *told)]
+    changed(written, 11, "DELETE FROM seen WHERE sequence = 8")
+    assert faults(written) == [
+        ("2022-01-11", *told),
+        ("2022-01-11", 8, "hidden: who is named in it does not find it"),
+    ]
+
+
+def test_a_line_that_is_no_json_hides_no_other(written):
+    changed(written, 11, "DROP INDEX times")  # it takes JSON alone
+    changed(written, 11, "UPDATE accesses SET line = 'no line' WHERE sequence = 6")
+    changed(written, 11, "DELETE FROM seen WHERE sequence = 8")
+    assert [each[:2] for each in faults(written)] == [("2022-01-11", 6), ("2022-01-11", 8)]
 
 
 def test_lines_that_are_to_be_found_later_are_told_of_a_day_that_is_over(written):

@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import sqlite3
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -180,10 +181,43 @@ def test_times_bound_what_is_listed(listed, somebody):
 def test_an_app_that_names_nobody_is_refused(listed):
     code, _, err = listed()
     assert code == 1
-    assert "document" in err
+    assert "): --document-number: " in err
 
 
-def test_a_time_without_its_offset_is_refused(listed, somebody):
-    code, _, err = listed("--from", "2022-01-10T12:00:00", number=somebody)
+def test_a_time_without_its_offset_is_chinas(listed, somebody):
+    china = datetime.now(UTC) + timedelta(hours=8)
+    for hour, found in ((-1, 2), (1, 0)):
+        start = f"{china + timedelta(hours=hour):%Y-%m-%d %H:%M}"
+        code, out, _ = listed("-o", "json", "--from", start, number=somebody)
+        assert (code, len(json.loads(out)["accesses"])) == (0, found)
+
+
+@pytest.mark.parametrize("option", ["--from", "--before"])
+def test_what_is_no_time_is_refused_with_the_form(listed, option):
+    code, _, err = listed(option, "yesterday", who="admin")
     assert code == 1
-    assert "--from" in err
+    assert f"): {option}: is not a time; write 2020-03-01T08:30:00+08:00, or " in err
+
+
+def test_a_span_that_ends_before_it_begins_is_named_by_its_option(listed):
+    code, _, err = listed("--from", "2022-01-10", "--before", "2022-01-09", who="admin")
+    assert code == 1
+    assert "): --before: " in err
+
+
+@pytest.mark.parametrize("columns", ["60", "250"])
+def test_callers_are_never_folded(listed, somebody, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    code, out, _ = listed(number=somebody)
+    assert code == 0
+    caller = f"spiffe://{SICHUAN}.tongxing/app/"
+    lines = [line for line in out.splitlines() if caller in line]
+    assert len(lines) == 2
+    assert all(line.startswith("访问者 caller: ") for line in lines) == (columns == "60")
+
+
+def test_a_missing_client_is_told_before_the_number_is_read(tongxing):
+    code, _, err = tongxing("list", "--document-number", "-")
+    assert code == 1
+    assert "): --client: " in err

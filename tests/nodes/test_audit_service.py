@@ -10,6 +10,7 @@ from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from waiting import heard_from_all
 
 from exchange.client import Purpose
 from exchange.client.auditing import Accesses
@@ -33,10 +34,8 @@ CHECK = Purpose.PURPOSE_ENTRY_CHECK
 @pytest.fixture
 async def guangdong(exchange, people):
     """The app of Guangdong, whose node has heard from the others."""
-    stranger = people.document()
-    async with exchange.client(GUANGDONG, "app") as app, asyncio.timeout(20):
-        while (await app.recognize(stranger, CHECK)).outcome == recognition.OUTCOME_INDETERMINATE:  # noqa: ASYNC110 - it is asked
-            await asyncio.sleep(0.02)
+    async with exchange.client(GUANGDONG, "app") as app:
+        await heard_from_all(app, people.document())
         yield app
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 from datetime import UTC, datetime, timedelta
 
 import cbor2
@@ -10,12 +12,19 @@ import grpc
 import pytest
 import redis
 
+import exchange.v1
 from exchange import attestations, cose, publication
+from exchange.errors import InvalidFieldError
 from exchange.facts import Colour, HealthCodeStatus
 from exchange.keys import Algorithm, PrivateKey
 from exchange.subjects import EpochKey, credit_code_check, mod_11_2
+from exchange.v1 import appeal_service_pb2 as appeal_pb
 from exchange.v1 import attestation_service_pb2 as pb
+from exchange.v1 import audit_service_pb2 as audit_pb
 from exchange.v1 import types_pb2 as types
+from exchange.v1 import validate_pb2
+from nodes.services import validation
+from nodes.services.validation import check
 
 SERVICE = "/tongxing.v1.AttestationService/"
 CODE = "INVALID_ARGUMENT"
@@ -455,3 +464,80 @@ async def test_a_subject_token_of_another_length_is_refused(exchange, refusal, l
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await fetch(request.SerializeToString())
     assert refusal(caught.value) == (CODE, "INVALID_FIELD", "subject_tokens[0]")
+
+
+# --- the words --------------------------------------------------------------------------------
+
+APPEAL_ID = "018f0000-0000-7000-8000-000000000000"
+BROKEN = {
+    "required": (appeal_pb.AnswerAppealRequest(appeal_id=APPEAL_ID), "answer: 缺失 is missing"),
+    "no uuid": (appeal_pb.GetAppealRequest(appeal_id="x"), "appeal_id: 不是 UUID not a UUID"),
+    "no id": (appeal_pb.GetAppealRequest(), "appeal_id: 缺失 is missing"),
+    "nothing": (
+        appeal_pb.AnswerAppealRequest(
+            appeal_id=APPEAL_ID, answer=appeal_pb.AppealAnswer(resolution=3)
+        ),
+        "answer.reason: 为空 is empty",
+    ),
+    "too long": (
+        audit_pb.ListAccessesRequest(page_token="x" * 201),
+        "page_token: 超过200个字符 longer than 200 characters",
+    ),
+    "too much": (
+        audit_pb.ListAccessesRequest(page_size=1001),
+        "page_size: 大于1000 greater than 1000",
+    ),
+    "no value": (
+        appeal_pb.AnswerAppealRequest(
+            appeal_id=APPEAL_ID, answer=appeal_pb.AppealAnswer(resolution=99, reason="x")
+        ),
+        "answer.resolution: 没有这一取值 no such value",
+    ),
+    "not said": (
+        appeal_pb.AnswerAppealRequest(
+            appeal_id=APPEAL_ID, answer=appeal_pb.AppealAnswer(reason="x")
+        ),
+        "answer.resolution: 未指明 not said",
+    ),
+    "of another form": (
+        appeal_pb.AttestationReference(province="5x"),
+        "province: 不是六位行政区划代码 not six digits",
+    ),
+    "too few": (appeal_pb.ExchangeAppealsRequest(), "appeals: 少于1项 fewer than 1"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_rule_is_told_in_plain_words_of_both_languages(case):
+    message, words = BROKEN[case]
+    with pytest.raises(InvalidFieldError) as refused:
+        check(message)
+    assert str(refused.value).startswith(f"{words}; ")
+
+
+def _rules(options):
+    """The ids of the rules in a field's options."""
+    for field, value in options.ListFields():
+        if field.name == "items":
+            yield from _rules(value)
+        elif field.message_type is None:
+            yield field.name
+        else:
+            for inner, of_items in value.ListFields():
+                if inner.name == "items":
+                    yield from _rules(of_items)
+                else:
+                    yield f"{field.name}.{inner.name}"
+
+
+def test_every_rule_of_the_contract_has_words():
+    names = [f"exchange.v1.{each.name}" for each in pkgutil.iter_modules(exchange.v1.__path__)]
+    files = [each for each in map(importlib.import_module, names) if each is not validate_pb2]
+    named = {
+        rule
+        for file in files
+        for message in file.DESCRIPTOR.message_types_by_name.values()
+        for field in message.fields
+        for rule in _rules(field.GetOptions().Extensions[validate_pb2.field])
+    }
+    assert named - {"ignore"} <= {*validation._WORDS, "string.pattern", "uint32.gte"}

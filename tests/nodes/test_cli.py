@@ -149,9 +149,69 @@ def test_help_is_bilingual(command: list[str], words: tuple[str, ...]) -> None:
     assert "install-completion" not in text
 
 
-def test_wrong_usage_is_exit_code_2(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["recognize", "--purpose", "CURIOSITY"]) == 2
-    assert "Traceback" not in capfd.readouterr().err
+SOMEBODYS_ID = "018f0000-0000-7000-8000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("recognize --purpose CURIOSITY", "取值无效 Invalid value for '--purpose': "),
+        ("recognize --nonsense", "没有这一选项 No such option: --nonsense; "),
+        ("appeal show", "缺少参数 Missing argument "),
+        ("appeal show 1", "取值无效 Invalid value for "),
+        (f"appeal answer {SOMEBODYS_ID} --reason x", "缺少选项 Missing option '--resolution'"),
+        ("appeal nonsense", "没有这一命令 No such command 'nonsense'"),
+        ("nonsense", "没有这一命令 No such command 'nonsense'"),
+        ("audit list --client", "选项缺少取值 Option '--client' requires an argument"),
+        ("audit list --most 0", "取值无效 Invalid value for '--most': "),
+        ("audit list --output xml", "取值无效 Invalid value for '--output' "),
+    ],
+)
+def test_wrong_usage_is_one_line_in_both_languages_and_exit_code_2(
+    command: str, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command.split()) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    said = one_line(captured.err)
+    assert said.startswith(f"error (用法有误): {words}")
+    assert "; 见 see tongxing" in said
+
+
+def test_wrong_usage_repeats_no_number(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["recognize", resident(1)]) == 2
+    said = one_line(capfd.readouterr().err)
+    assert "参数过多" in said
+    assert resident(1) not in said
+
+
+@pytest.mark.parametrize("command", [[], ["appeal"]])
+def test_a_command_without_its_verb_shows_its_help(
+    command: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command) == 2
+    captured = capfd.readouterr()
+    assert (captured.err + captured.out).count("Usage: ") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["recognize", "appeal list", "audit list --document-number -", "attestation publish"],
+)
+def test_a_missing_client_is_told_before_a_number_is_asked_for(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command.split()) == 1
+    assert "): --client: no client configuration; " in one_line(capsys.readouterr().err)
+
+
+def test_a_client_file_that_is_not_there_is_told_by_its_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "none.toml"
+    assert run(["appeal", "list", "--client", str(missing)]) == 1
+    said = one_line(capsys.readouterr().err)
+    assert f"): --client: {missing}: No such file or directory" in said
 
 
 @pytest.fixture
@@ -723,6 +783,33 @@ def test_an_attestation_goes_its_way(
     assert "已撤销" in capsys.readouterr().out
     assert run(ask) == 3
     assert run(["attestation", "show", identifier, *issuer]) == 1
+
+
+def test_status_lists_are_fetched_by_a_codes_text_file_or_picture(
+    exchange: TrialExchange, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = resident(601)
+    assert (
+        run(
+            ["attestation", "publish", *options(number), *client_file(exchange, "510000", "issuer")]
+        )
+        == 0
+    )
+    png, text, document = tmp_path / "code.png", tmp_path / "code.txt", tmp_path / "code.json"
+    shows = ["code", "show", "--document-number", number, "--png", str(png), "-o", "json"]
+    capsys.readouterr()
+    assert run([*shows, *client_file(exchange, "510000", "app")]) == 0
+    document.write_text(said := capsys.readouterr().out, encoding="utf-8")
+    text.write_text(shown := json.loads(said)["health_code"]["text"], encoding="utf-8")
+    for at, source in enumerate((str(png), str(text), str(document), shown)):
+        into = tmp_path / f"lists-{at}"
+        fetch = ["attestation", "status-lists", source, "--into", str(into)]
+        assert run([*fetch, *client_file(exchange, "440000", "app")]) == 0
+        assert [path.name[:7] for path in into.iterdir()] == ["510000-"]
+    capsys.readouterr()
+    cut = ["attestation", "status-lists", shown[:-9], "--into", str(tmp_path / "none")]
+    assert run([*cut, *client_file(exchange, "440000", "app")]) == 1
+    assert shown[:20] not in one_line(capsys.readouterr().err)
 
 
 def test_an_attestation_is_published_from_json(

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import shutil
-import socket
 import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from exchange.trust.sealkeys import SealPrivateKey
 from exchange.trust.signers import load_signer
 from exchange.trust.standing import Standing
 from nodes.cli import run
-from nodes.trial import TrialExchange, wait_until
+from nodes.trial import TrialExchange, free_ports, wait_until
 
 SICHUAN, GUANGDONG, ZHEJIANG = "510000", "440000", "330000"
 NOW = datetime.now(UTC)
@@ -323,7 +322,8 @@ def test_a_province_is_admitted_while_the_exchange_runs(
         desk = Desk(capsys, trial.directory)
         admin = desk.exchange / SICHUAN / "admin.toml"
         registry = f"--registry={GUANGDONG}={trial.addresses['registry']}"
-        address = f"127.0.0.1:{free_port()}"
+        (port,) = free_ports(1)
+        address = f"127.0.0.1:{port}"
         home = desk.exchange / ZHEJIANG
         desk.do("node", "init", home, "--address", address, registry)
         # The node signs its own profile, and nobody is there to ask for the passphrase.
@@ -365,13 +365,6 @@ def test_a_province_is_admitted_while_the_exchange_runs(
         assert "the next one is 3" in words or "based on another" in words
     for name in (GUANGDONG, SICHUAN, ZHEJIANG):
         assert "Traceback" not in trial.log(name).read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 # --- mistakes, in plain words ------------------------------------------------------------------

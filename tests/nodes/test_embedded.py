@@ -6,19 +6,15 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
+from waiting import until
 
 from exchange.errors import StoreUnavailableError
 from nodes.embedded import EmbeddedValkey
 from nodes.store.connection import Connection
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 NODE = """
 import asyncio, sys
@@ -41,12 +37,6 @@ asyncio.run(main())
 @pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy])
 def event_loop_policy(request):
     return request.param()
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(15):
-        while not await condition():  # noqa: ASYNC110  # another process's state has no event
-            await asyncio.sleep(0.01)
 
 
 async def ask(valkey: EmbeddedValkey, *command: bytes):
@@ -111,10 +101,7 @@ async def test_a_killed_valkey_comes_back_with_its_data(valkey):
     first = valkey.pid
     os.kill(first, signal.SIGKILL)
 
-    async def back() -> bool:
-        return valkey.pid not in {None, first}
-
-    await eventually(back)
+    await until("another runs", lambda: valkey.pid not in {None, first})
 
     async def kept() -> bool:
         try:
@@ -122,7 +109,7 @@ async def test_a_killed_valkey_comes_back_with_its_data(valkey):
         except StoreUnavailableError:
             return False
 
-    await eventually(kept)
+    await until("it has its data", kept)
 
 
 async def test_it_can_be_stopped_while_it_is_down(valkey):
@@ -169,10 +156,7 @@ async def test_a_killed_node_takes_its_valkey_with_it(tmp_path):
         pid = int(said.split()[1])
         assert running(pid)
         node.kill()
-    deadline = time.monotonic() + 5
-    while running(pid):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
+    await until("its Valkey ends too", lambda: not running(pid))
     successor = EmbeddedValkey(tmp_path)
     await successor.start()
     assert await ask(successor, b"GET", b"kept") == b"yes"

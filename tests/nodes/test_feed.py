@@ -134,7 +134,7 @@ def holds(snapshot, subjects):
 
 
 async def test_a_new_empty_store_is_ready_and_knows_nobody(feed, changes):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         snapshot = await feed.presence()
     assert snapshot.cursor == await changes.end()
     assert snapshot.subjects == feed.subjects == 0
@@ -245,10 +245,14 @@ async def test_whoever_is_published_before_the_cursor_is_in_the_filter_while_oth
     """Publishing goes on before, during and after builds; each snapshot is held against it."""
     published = {}
 
+    builds = 0
+
     async def build():
+        nonlocal builds
         await asyncio.sleep(0.05)  # while others publish
         made = await presence.build(store, valkey.url)
         await asyncio.sleep(0.05)
+        builds += 1
         return made
 
     async def publishing(stop):
@@ -275,7 +279,7 @@ async def test_whoever_is_published_before_the_cursor_is_in_the_filter_while_oth
                 await watcher.until(lambda w, rest=rest: rest <= w.subjects)
         stop.set()
     assert len(published) > 200
-    assert generations == set(range(min(generations), min(generations) + 6))
+    assert max(generations) - min(generations) < builds  # one more with each
 
 
 async def test_a_watcher_hears_while_a_large_build_runs(store, changes):
@@ -457,12 +461,13 @@ async def test_as_of_never_claims_what_the_watcher_was_not_told(feed, store, cha
 async def test_a_slow_watcher_costs_no_memory_and_misses_nothing(feed, store):
     snapshot = await feed.presence()
     async with watching(feed, snapshot.cursor, pace=0.2) as slow:
-        there = set()
+        there, behind = set(), 0
         for _ in range(200):
             there |= await publish(store, 5)
+            behind += slow.subjects < there
             await asyncio.sleep(module.PAUSE / 4)
         assert len(feed._recent) <= RECENT
-        assert slow.subjects < there
+        assert behind
         slow.pace = 0.0
         await slow.until(lambda w: w.subjects == there)
     told = [batch for batch in slow.batches if batch.subjects]
@@ -503,7 +508,7 @@ async def test_a_cursor_that_nothing_can_be_continued_from_is_refused_at_once(
     }[cursor]
     await eventually(lambda: asyncio.sleep(0, feed._told == end))
     feed._recent.clear()  # from there it could
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with pytest.raises(CursorExpiredError):
             await anext(feed.watch(given))
 
@@ -530,7 +535,7 @@ async def test_a_draining_node_ends_its_watchers(feed):
     async with watching(feed, snapshot.cursor) as watcher:
         await watcher.until(lambda w: w.batches)
         feed.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await watcher.task
     async for _ in feed.watch(snapshot.cursor):
         pytest.fail("it said something")

@@ -10,10 +10,8 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +19,7 @@ from pathlib import Path
 import pytest
 import typer
 from tuf.api.metadata import Root
+from waiting import SECONDS, until
 
 from exchange.attestations import AttestationVerifier
 from exchange.client import Client, Purpose
@@ -33,13 +32,15 @@ from exchange.v1 import recognition_service_pb2 as recognition
 from exchange.v1 import trust_service_pb2
 from exchange.v1 import types_pb2 as types
 from nodes.cli import app
-from nodes.trial import TrialExchange
+from nodes.trial import TrialExchange, free_ports, wait_until
 
 CHECKOUT = Path(__file__).parents[2]
 HANDBOOK = CHECKOUT / "nodes" / "README.md"
 CHAPTER = "# The admin's handbook"
 SICHUAN, GUANGDONG, SHANGHAI, ZHEJIANG = "510000", "440000", "310000", "330000"
-SECTION_SECONDS = 60
+SECTION_SECONDS = 150
+"""That a section may take on a busy machine: some of its commands wait for what others do."""
+pytestmark = pytest.mark.timeout(2 * SECTION_SECONDS)
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -100,17 +101,19 @@ class Handbook:
                 start_new_session=True,
             )
         self._groups.append(shell.pid)
-        assert shell.wait(SECTION_SECONDS) == 0, said.read_text()[-3000:]
+        try:
+            code = shell.wait(SECTION_SECONDS)
+        except subprocess.TimeoutExpired:
+            shell.kill()  # or its loops would go on beside what comes next
+            code = shell.wait()
+        assert code == 0, said.read_text()[-3000:]
 
     def end(self, *words: str, by: signal.Signals) -> None:
         """End what was left running whose command line holds some words; wait until it has."""
         for pid in (found := self._running(words)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, by)
-        deadline = time.monotonic() + 20
-        while self._running(words):
-            assert time.monotonic() < deadline, found
-            time.sleep(0.05)
+        wait_until(f"{found} end", lambda: not self._running(words), SECONDS)
 
     def _running(self, words: tuple[str, ...]) -> list[int]:
         found = []
@@ -145,10 +148,10 @@ PORTS: dict[str, int] = {}
 
 def port(written: str) -> int:
     """A free port for one that the handbook names, always the same."""
-    if written not in PORTS:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            PORTS[written] = free.getsockname()[1]
+    while written not in PORTS:
+        (free,) = free_ports(1)
+        if free not in PORTS.values():
+            PORTS[written] = free
     return PORTS[written]
 
 
@@ -172,7 +175,7 @@ def resident(number: str) -> types.IdentityDocument:
 
 
 @pytest.fixture(scope="module")
-def handbook(documents):
+def begun(documents):
     path, _ = documents
     handbook = Handbook(path.parent)
     try:
@@ -183,24 +186,28 @@ def handbook(documents):
         assert "Traceback" not in log.read_text(), log
 
 
+@pytest.fixture
+def handbook(begun, request):
+    """What was done so far: all sections before the test's own, which builds on them."""
+    if begun.done + 1 != int(request.node.name.split("_")[1]):
+        pytest.skip(f"section {begun.done + 1} was not done")
+    return begun
+
+
 def recognised(handbook, document, at=GUANGDONG):
     """Ask a province's node until it recognises somebody; the decision."""
     return answered(handbook, document, at, recognition.OUTCOME_RECOGNIZED)
 
 
 def answered(handbook, document, at, outcome):
-    async def ask():
-        exchange = handbook.exchange
-        end = time.monotonic() + 15
-        while True:
-            async with exchange.client(at, "app", trust=exchange.live_trust("app")) as client:
-                decision = await client.recognize(document, Purpose.PURPOSE_ENTRY_CHECK)
-            if decision.outcome == outcome:
-                return decision
-            assert time.monotonic() < end, decision
-            await asyncio.sleep(0.1)
+    exchange = handbook.exchange
 
-    return asyncio.run(ask())
+    async def says():
+        async with exchange.client(at, "app", trust=exchange.live_trust("app")) as client:
+            decision = await client.recognize(document, Purpose.PURPOSE_ENTRY_CHECK)
+        return decision.outcome == outcome and decision
+
+    return asyncio.run(until(f"{at} says {outcome}", says))
 
 
 def published(handbook, person):
@@ -315,10 +322,8 @@ def test_5_a_stolen_certificate_is_refused(handbook, documents):
     stolen = stolen_pair(handbook, "stolen")
     assert not is_refused(handbook, stolen)
     handbook.do()
-    end = time.monotonic() + 15
-    while is_refused(handbook, handbook.place / "trial" / SICHUAN):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    new = handbook.place / "trial" / SICHUAN
+    wait_until("the new one is taken", lambda: not is_refused(handbook, new), SECONDS)
     assert is_refused(handbook, stolen)
     recognised(handbook, documents[1][0])
 
@@ -338,10 +343,12 @@ def test_7_a_lost_registry_is_replaced(handbook, documents):
     assert handbook.root().roles["timestamp"].keyids != online
     assert states(handbook)[KeyState.PREPARED] == 1
     mirror = handbook.place / "trial" / GUANGDONG / "data" / "trust" / "mirror"
-    end = time.monotonic() + 15
-    while Bundle.of(files.read(mirror)).versions != Bundle.of(handbook.exchange.newest()).versions:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+
+    def followed():
+        newest = Bundle.of(handbook.exchange.newest()).versions
+        return Bundle.of(files.read(mirror)).versions == newest
+
+    wait_until("the new registry is followed", followed, SECONDS)
     recognised(handbook, documents[1][0])
 
 

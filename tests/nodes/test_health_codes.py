@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import dataclasses
 import signal
@@ -11,6 +10,7 @@ from uuid import UUID
 
 import cbor2
 import pytest
+from waiting import heard, heard_from_all, is_recognised, until
 
 from exchange import attestations, receipts
 from exchange.attestations import Holder
@@ -47,10 +47,8 @@ def summary(said):
 @pytest.fixture
 async def sichuan(exchange, people):
     """The app of Sichuan, where the holders live; its node has heard from the others."""
-    stranger = people.document()
-    async with exchange.client(SICHUAN, "app") as app, asyncio.timeout(10):
-        while (await app.recognize(stranger, CHECK)).outcome == pb.OUTCOME_INDETERMINATE:  # noqa: ASYNC110 - it is asked
-            await asyncio.sleep(0.02)
+    async with exchange.client(SICHUAN, "app") as app:
+        await heard_from_all(app, people.document())
         yield app
 
 
@@ -73,14 +71,6 @@ async def shown(issuer, app, *facts, **options):
         await issuer.publish(fact)
     issued = await app.issue_health_code(facts[0].document, SHOW, **options)
     return issued.health_code
-
-
-async def judged(gate, code, holds=lambda _: True, **options):
-    """What the gate says, once it has heard of what was done elsewhere a moment ago."""
-    async with asyncio.timeout(10):
-        while not holds(answer := await gate.verify_health_code(code, CHECK, **options)):  # noqa: ASYNC110 - it is asked
-            await asyncio.sleep(0.02)
-    return answer
 
 
 def key_of(exchange, province):
@@ -193,13 +183,8 @@ async def test_a_visitor_is_shown_a_code_by_the_province_that_is_visited(
 ):
     tested = people.tested()
     await issuer.publish(tested)
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                code = (await gate.issue_health_code(tested.document, SHOW)).health_code
-                break
-            except (NoColourError, IndeterminateError):
-                await asyncio.sleep(0.02)
+    await heard(gate, tested.document, is_recognised)
+    code = (await gate.issue_health_code(tested.document, SHOW)).health_code
     assert code.province == GUANGDONG
     assert code.evidence[0].province == SICHUAN
     assert summary(await gate.verify_health_code(code.text, CHECK)) == GREEN
@@ -215,15 +200,10 @@ async def test_nobody_of_whom_nothing_is_known_is_given_a_code(sichuan, people):
     assert caught.value.remedy
 
 
-async def test_no_code_is_given_while_a_province_that_may_know_is_silent(exchange, sichuan, people):
-    tested = people.tested()
-    async with exchange.client(SHANGHAI, "issuer") as shanghai:
-        await shanghai.publish(tested)
-        later = people.tested()
-        await shanghai.publish(later)
-    async with asyncio.timeout(10):
-        while not (await sichuan.recognize(later.document, CHECK)).evidence:  # noqa: ASYNC110 - it is asked
-            await asyncio.sleep(0.02)
+async def test_no_code_is_given_while_a_province_that_may_know_is_silent(
+    exchange, sichuan, people, heard_of
+):
+    tested = await heard_of(exchange, sichuan, people.tested(), SHANGHAI)
     exchange.signal(SHANGHAI, signal.SIGSTOP)
     try:
         with pytest.raises(IndeterminateError) as caught:
@@ -231,13 +211,8 @@ async def test_no_code_is_given_while_a_province_that_may_know_is_silent(exchang
     finally:
         exchange.signal(SHANGHAI, signal.SIGCONT)
     assert caught.value.retry_after
-    async with asyncio.timeout(15):
-        while True:
-            try:
-                await sichuan.issue_health_code(tested.document, SHOW)
-                break
-            except IndeterminateError:
-                await asyncio.sleep(0.05)
+    await heard(sichuan, tested.document, is_recognised)
+    await sichuan.issue_health_code(tested.document, SHOW)
 
 
 async def test_a_destination_that_takes_no_part_is_refused(sichuan, people):
@@ -277,7 +252,12 @@ async def test_a_code_whose_evidence_was_revoked_is_refused_everywhere(
     code = await shown(issuer, sichuan, tested)
     assert summary(await gate.verify_health_code(code.text, CHECK)) == GREEN
     await issuer.revoke(UUID(tested.attestation_id), "录入错误")
-    answer = await judged(gate, code.text, lambda said: summary(said) != GREEN)
+
+    async def refused():
+        said = await gate.verify_health_code(code.text, CHECK)
+        return summary(said) != GREEN and said
+
+    answer = await until("Guangdong has heard of it", refused)
     assert summary(answer) == ("NOT_RECOGNIZED", "UNSPECIFIED", "REVOKED")
     at_home = await sichuan.verify_health_code(code.text, CHECK)
     assert summary(at_home) == ("NOT_RECOGNIZED", "UNSPECIFIED", "REVOKED")

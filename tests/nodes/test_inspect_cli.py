@@ -5,8 +5,10 @@ import io
 import json
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +18,7 @@ from exchange.codes import hc1, qr
 from exchange.cose import ObjectType
 from exchange.keys import Algorithm, PrivateKey
 from nodes.cli import app
+from nodes.trial import TrialExchange
 
 KEYS = [
     "prefix", "base45", "zlib", "cose", "cbor", "signature", "valid_at", "kid_match",
@@ -76,7 +79,19 @@ def test_a_certificate_may_be_given_as_base64():
     assert inspected(CODE, "--certificate", der)[0] == 0
 
 
-@pytest.mark.parametrize("certificate", [None, "nonsense", "/no/such/file.pem", "", "\ud800"])
+def refused(*arguments, given=None):
+    done = CliRunner().invoke(app, ["code", "inspect", *arguments], input=given)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    return str(done.exception)
+
+
+@pytest.mark.parametrize("certificate", ["nofile", "/no/such/file.pem", "", "\ud800", "."])
+def test_a_certificate_that_is_no_file_is_an_error_that_names_the_option(certificate):
+    assert refused(CODE, "--certificate", certificate).startswith("--certificate: ")
+
+
+@pytest.mark.parametrize("certificate", [None, "bm9uc2Vuc2U" * 12], ids=["none", "nonsense"])
 def test_without_a_readable_certificate_nothing_is_vouched_for(certificate):
     given = [] if certificate is None else ["--certificate", certificate]
     code, found = inspected(CODE, *given)
@@ -112,6 +127,59 @@ def test_a_missing_file_is_not_taken_for_a_code():
     assert "no such file" in str(code.exception)
 
 
+def test_the_signed_bytes_of_a_code_have_no_outer_layers(pem, tmp_path):
+    path = tmp_path / "code.cwt"
+    path.write_bytes(hc1.from_text(CODE))
+    code, found = inspected(str(path), "--certificate", pem)
+    assert code == 3
+    assert [key for key in KEYS[:8] if found[key]] == [
+        "cose", "cbor", "signature", "valid_at", "kid_match",
+    ]  # fmt: skip
+
+
+def test_a_code_is_found_in_what_show_prints(pem, tmp_path):
+    path = tmp_path / "code.json"
+    path.write_text(json.dumps({"health_code": {"text": CODE}}, indent=2), encoding="utf-8")
+    assert inspected(str(path), "--certificate", pem)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("typ", "reader"),
+    [(ObjectType.ATTESTATION, "attestation verify"), (ObjectType.RECEIPT, "receipt verify")],
+    ids=["attestation", "receipt"],
+)
+def test_what_another_command_reads_is_said_to_be_that(typ, reader, tmp_path):
+    path = tmp_path / "signed"
+    path.write_bytes(cose.sign(cbor.encode({}), KEY, typ))
+    assert f"tongxing {reader} reads it" in refused(str(path))
+    assert f"tongxing {reader} reads it" in refused("-", given=path.read_bytes())
+
+
+class Issuing:
+    """Standard input on which a code arrives that is issued while it is waited for."""
+
+    def readline(self, _size):
+        began = int(time.time())
+        while int(time.time()) == began:
+            time.sleep(0.01)
+        return code_of(_6=began + 1, _4=began + 300).encode()
+
+    def read(self, _size):
+        return b""
+
+
+def test_a_code_that_is_issued_while_it_is_waited_for_is_valid(monkeypatch, pem, capsys):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=Issuing()))
+    with pytest.raises(SystemExit) as ended:
+        app(["code", "inspect", "-", "--certificate", pem, "-o", "json"])
+    assert ended.value.code == 0, capsys.readouterr()
+
+
+@pytest.mark.parametrize("given", [b"", b"\n \n"], ids=["nothing", "blank"])
+def test_empty_standard_input_is_an_error(given):
+    assert "CODE: standard input is empty" in refused("-", given=given)
+
+
 @pytest.mark.parametrize(
     "text", ["HL0:" + CODE[4:], CODE + "=", "HC1:", "x", "", "\ud800", "-x" * 9]
 )
@@ -138,6 +206,45 @@ def test_what_a_hostile_code_says_cannot_move_the_terminal(pem):
     _, out = run(code_of(_1="\x1b[2J\u202e"), "--certificate", pem, "--at", AT)
     assert "\x1b" not in out
     assert "\u202e" not in out
+
+
+# --- by a trust list ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    return TrialExchange(tmp_path_factory.mktemp("exchange"), ("510000", "440000"))
+
+
+@pytest.fixture(scope="module")
+def of_guangdong(trial):
+    key = PrivateKey.from_pem(
+        (trial.directory / "440000" / "attestation-key.pem").read_bytes(), None
+    )
+    claims = {1: "440000", 4: SECONDS + 300, 6: SECONDS}
+    return hc1.to_text(cose.sign(cbor.encode(claims), key, ObjectType.HEALTH_CODE))
+
+
+def test_a_trust_list_stands_in_for_the_certificate_of_a_code_of_ours(trial, of_guangdong):
+    trust = ("--trust", str(trial.directory / "trust"))
+    client = ("--client", str(trial.directory / "510000" / "app.toml"))
+    for at_hand in (trust, client):
+        assert inspected(of_guangdong, *at_hand)[0] == 0
+    _, out = run(of_guangdong, *trust)
+    assert "签发者 signer    440000 广东省 Guangdong, ACTIVE" in out
+    code, out = run("-", *trust, given=json.dumps({"text": of_guangdong, "at": AT}))
+    assert code == 0
+    assert json.loads(out)["kid_match"]
+
+
+def test_a_key_that_is_not_in_the_trust_list_is_told(trial):
+    trust = ("--trust", str(trial.directory / "trust"))
+    assert not inspected(CODE, *trust)[1]["signature"]
+    assert "信任列表中没有 not in the trust list" in run(CODE, *trust)[1]
+
+
+def test_a_certificate_and_a_trust_list_together_are_refused(trial, pem):
+    assert "--trust" in refused(CODE, "--certificate", pem, "--trust", str(trial.directory))
 
 
 # --- JSON Lines ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
+from waiting import until
 
 from exchange import attestations
 from exchange.attestations import LIFE, Attestation, Holder, Issuer
@@ -257,13 +258,6 @@ async def world(tmp_path):
     yield made
     await made.links.close()
     await asyncio.gather(*(node.server.stop(None) for node in made.others))
-
-
-async def until(what, holds, seconds=15):
-    end = asyncio.get_running_loop().time() + seconds
-    while not holds():
-        assert asyncio.get_running_loop().time() < end, what
-        await asyncio.sleep(0.01)
 
 
 async def asked_until(world, holder, holds, seconds=30):

@@ -7,6 +7,7 @@ import urllib.request
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import heard
 
 from exchange.client import Purpose
 from nodes.trial import TrialExchange, free_ports, wait_until
@@ -28,7 +29,7 @@ def exchange(tmp_path_factory, invented):
 
 
 def scraped(exchange):
-    with urllib.request.urlopen(exchange.metrics, timeout=5) as answer:
+    with urllib.request.urlopen(exchange.metrics, timeout=30) as answer:
         text = answer.read().decode()
     return {
         (sample.name, *sample.labels.values()): sample.value
@@ -81,7 +82,7 @@ async def test_a_peer_that_stops_answering_is_seen(exchange, people):
         30,
     )
     async with exchange.client("440000", "app") as app:
-        await app.recognize(first.document, Purpose.PURPOSE_ENTRY_CHECK)
+        await heard(app, first.document)
         assert scraped(exchange)["tongxing_peer_up", "510000"] == 1
         exchange.stop("510000")
         # Of another holder: what was answered of the first is remembered.
@@ -98,6 +99,6 @@ async def test_a_peer_that_stops_answering_is_seen(exchange, people):
 
 
 def test_nothing_of_a_person_is_in_them(exchange, people):
-    with urllib.request.urlopen(exchange.metrics, timeout=5) as answer:
+    with urllib.request.urlopen(exchange.metrics, timeout=30) as answer:
         text = answer.read().decode()
     assert not [number for number in people.numbers if len(number) > 10 and number in text]

@@ -26,7 +26,7 @@ from exchange.keys import PrivateKey
 from exchange.v1 import attestation_service_pb2 as pb
 from exchange.v1 import recognition_service_pb2 as recognition
 from nodes.setup import Member, initialise
-from nodes.trial import TrialExchange, wait_until
+from nodes.trial import TrialExchange, free_ports, wait_until
 
 CHECK = Purpose.PURPOSE_ENTRY_CHECK
 STREAM = "/tongxing.v1.AttestationService/PublishAttestations"
@@ -125,10 +125,8 @@ def stage(lone):
         )
         stack.callback(valkey.wait)
         stack.callback(valkey.terminate)
-        wait_until("a Valkey without a file", forgetful.exists, 10)
-        closed = socket.create_server(("127.0.0.1", 0))
-        closed_port = closed.getsockname()[1]
-        closed.close()
+        wait_until("a Valkey without a file", forgetful.exists, 30)
+        (closed,) = free_ports(1)
         yield {
             "home": home,
             "other": lone.directory / "other",
@@ -136,7 +134,7 @@ def stage(lone):
             "tampered": tampered,
             "forgetful": forgetful,
             "taken": listening.getsockname()[1],
-            "closed": closed_port,
+            "closed": closed,
         }
 
 
@@ -144,15 +142,14 @@ def stage(lone):
 def second(lone):
     """A second node on the data of one that runs, which it waits for some seconds to end."""
     lone.start()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    (port,) = free_ports(1)
     config = lone.directory / "510000" / "node.toml"
     with subprocess.Popen(
         [sys.executable, "-m", "nodes.cli", "node", "run", "--config", config],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"TONGXING_LISTEN": address},
+        env=os.environ | {"TONGXING_LISTEN": f"127.0.0.1:{port}"},
     ) as process:
         yield process, valkey_pid(lone, "510000")
         process.kill()
@@ -353,12 +350,11 @@ def test_a_work_that_fails_stops_the_node_in_order(another):
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1, ended.stderr
     lines = ended.stderr.splitlines()
-    failed, draining = (
-        next(at for at, line in enumerate(lines) if event in line)
-        for event in ("node.task_failed", "node.draining")
-    )
-    assert failed < draining
-    (raised,) = json.loads(lines[failed])["exception"]
+    told = [line for line in lines if "node.task_failed" in line or "node.draining" in line]
+    assert len(told) == 2, ended.stderr
+    failed, draining = map(json.loads, told)
+    assert [failed["event"], draining["event"]] == ["node.task_failed", "node.draining"]
+    (raised,) = failed["exception"]
     assert (raised["exc_type"], raised["exc_value"]) == ("RuntimeError", "broken by the test")
     assert raised["frames"]
     assert lines[-1].startswith("error (")

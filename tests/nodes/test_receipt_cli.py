@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from exchange import attestations, receipts
 from exchange.attestations import Attestation, AttestationVerifier, Holder, Issuer
-from exchange.codes import hc1
+from exchange.codes import hc1, qr
 from exchange.facts import NucleicAcidTest, TestResult
 from exchange.keys import PrivateKey
 from exchange.receipts import EvidenceDigest, Subject
@@ -226,7 +226,7 @@ def test_a_receipt_is_found_in_what_recognize_prints(
     assert verify(text)[0] == 0
 
 
-def test_a_code_is_evidence_as_its_text(
+def test_a_code_is_evidence_as_its_text_or_a_picture(
     verify: Verify, files: Files, trial: TrialExchange, tmp_path: Path
 ) -> None:
     shown = b"\xd2\x84 what was shown, whatever it was"
@@ -243,6 +243,14 @@ def test_a_code_is_evidence_as_its_text(
     status, document = verify(receipt, "--evidence", code)
     assert status == 0
     assert document["receipts"][0]["evidence"][0]["verdict"] == "EXPIRED"
+    picture = tmp_path / "code.png"
+    picture.write_bytes(qr.png(hc1.to_text(shown)))
+    status, document = verify(receipt, "--evidence", picture)
+    assert status == 0
+    assert document["receipts"][0]["evidence"][0]["named"]
+    picture.write_bytes(qr.png("NO CODE"))
+    with pytest.raises(Exception, match=r"--evidence: .*code\.png: no health code"):
+        verify(receipt, "--evidence", picture)
     code.write_text("HC1:no base45", encoding="ascii")
     with pytest.raises(Exception, match=r"code\.txt"):
         verify(receipt, "--evidence", code)

@@ -6,7 +6,6 @@ import os
 import resource
 import secrets
 import signal
-import socket
 import ssl
 import sys
 import time
@@ -41,6 +40,7 @@ from nodes.store.attestations import AttestationStore
 from nodes.store.connection import Connection
 from nodes.store.records import Held, NewRecord, Note, Progress, Published, Record, Revocation
 from nodes.store.writer import BatchWriter, Change
+from nodes.trial import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -70,9 +70,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[str]]]
     started = []
 
     async def start(*options: str) -> str:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        (port,) = free_ports(1)
         directory = tmp_path / f"server{len(started)}"
         directory.mkdir()
         process = await asyncio.create_subprocess_exec(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
@@ -11,6 +10,7 @@ from uuid import UUID
 import pytest
 from tuf.api.metadata import Metadata, Targets
 from tuf.api.serialization.json import JSONSerializer
+from waiting import heard, is_recognised, until
 
 from exchange import attestations, publication
 from exchange.client import Purpose
@@ -48,14 +48,6 @@ PUBLISH = "AttestationService/PublishAttestation"
 
 def seconds_hence(seconds):
     return datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
-
-
-async def until(what, holds, seconds=20):
-    """Look until something holds."""
-    end = asyncio.get_running_loop().time() + seconds
-    while not await holds():
-        assert asyncio.get_running_loop().time() < end, what
-        await asyncio.sleep(0.05)
 
 
 class Epochs(TrialExchange):
@@ -96,10 +88,7 @@ class Epochs(TrialExchange):
             said = self.events(code, "subjects.epochs")[-1]
             return version, said["opened"], said["closed"]
 
-        async def all_do():
-            return all(state(code) == wanted for code in codes)
-
-        await until(f"{wanted} is followed", all_do)
+        await until(f"{wanted} is followed", lambda: all(state(code) == wanted for code in codes))
 
 
 def moved(number, **times):
@@ -178,7 +167,7 @@ def second_from(exchange, key, starts):
 @pytest.fixture
 async def overlapping(exchange, clients, people):
     """Epoch 2 has begun beside epoch 1; an attestation of epoch 1 and one of epoch 2."""
-    issuer, _ = clients
+    issuer, app = clients
     before, after = people.tested(), people.tested()
     attestation, _ = await issuer.publish(before)
     assert epoch_of(attestation) == 1
@@ -186,6 +175,7 @@ async def overlapping(exchange, clients, people):
     await exchange.follows(SICHUAN, GUANGDONG, opened=[1, 2])
     attestation, _ = await issuer.publish(after)
     assert epoch_of(attestation) == 2
+    await heard(app, after.document, is_recognised)
     return before, after
 
 
@@ -207,25 +197,21 @@ async def test_an_epoch_that_has_not_begun_changes_nothing_until_it_begins(
         return epoch_of(attestation) == 2
 
     await until("epoch 2 has begun", begun)
-    assert (await app.recognize(message.document, CHECK)).outcome == RECOGNIZED
+    await heard(app, message.document, is_recognised)
     no_key_is_in(exchange, first, new)
 
 
-async def test_lookups_find_under_both_epochs_in_one_call(exchange, clients, overlapping, people):
+async def test_lookups_find_under_both_epochs_in_one_call(
+    exchange, clients, overlapping, people, heard_of
+):
     issuer, app = clients
     before, after = overlapping
-    await issuer.publish(people.tested(document=before.document))
-    later = people.tested()
-    await issuer.publish(later)
-
-    async def arrived():
-        return (await app.recognize(later.document, CHECK)).outcome == RECOGNIZED
-
-    await until("the changes have arrived", arrived)
+    await issuer.publish(people.tested(document=after.document))
+    await heard_of(exchange, app, people.tested(document=before.document))
     earlier = fetches(exchange)
     decisions = await app.recognize_all([before.document, after.document], CHECK)
     assert [each.outcome for each in decisions] == [RECOGNIZED, RECOGNIZED]
-    assert [len(each.evidence) for each in decisions] == [2, 1]
+    assert [len(each.evidence) for each in decisions] == [2, 2]
     assert fetches(exchange) == earlier + 1
 
 
@@ -256,11 +242,7 @@ async def test_what_was_published_before_stays_the_same_fact_and_can_be_correcte
     )
     attestation, _ = await issuer.publish(correction)
     assert epoch_of(attestation) == 2
-
-    async def corrected():
-        return (await app.recognize(before.document, CHECK)).outcome == NOT_RECOGNIZED
-
-    await until("the correction has arrived", corrected)
+    await heard(app, before.document, lambda it: it.evidence and it.outcome == NOT_RECOGNIZED)
 
 
 async def test_a_revoked_id_of_the_epoch_before_is_never_used_again(clients, overlapping):
@@ -277,15 +259,10 @@ async def test_tokens_of_an_epoch_that_has_ended_are_asked_for_no_more(
     _, app = clients
     before, after = overlapping
     pids = [exchange.pid(code) for code in exchange.provinces]
-    assert (await app.recognize(before.document, CHECK)).outcome == RECOGNIZED
+    await heard(app, before.document, is_recognised)
     exchange.change(moved(1, ends=seconds_hence(2)))
     await exchange.follows(SICHUAN, GUANGDONG, opened=[1, 2])
-
-    async def gone():
-        return (await app.recognize(before.document, CHECK)).outcome == NOT_RECOGNIZED
-
-    await until("epoch 1 has ended", gone)
-    decision = await app.recognize(before.document, CHECK)
+    decision = await heard(app, before.document, lambda it: it.outcome == NOT_RECOGNIZED)
     assert decision.verdict == recognition.VERDICT_NO_RECORD
     assert (await app.recognize(after.document, CHECK)).outcome == RECOGNIZED
     assert [exchange.pid(code) for code in exchange.provinces] == pids
@@ -330,11 +307,7 @@ async def test_what_would_outlive_its_epoch_is_refused(exchange, clients, people
     message = people.tested()
     message.expire_time.FromDatetime(ends)
     await issuer.publish(message)
-
-    async def arrived():
-        return (await app.recognize(message.document, CHECK)).outcome == RECOGNIZED
-
-    await until("the change has arrived", arrived)
+    await heard(app, message.document, is_recognised)
 
 
 async def test_a_node_that_cannot_open_an_epoch_says_so_and_lets_no_green_pass(
@@ -344,6 +317,7 @@ async def test_a_node_that_cannot_open_an_epoch_says_so_and_lets_no_green_pass(
     green, red = people.tested(), people.coloured("RED")
     for message in (green, red):
         await issuer.publish(message)
+        await heard(app, message.document)
     new = EpochKey.generate(2)
     now = seconds_hence(-1)
     ends = now + EPOCH_LIFE
@@ -364,7 +338,7 @@ async def test_a_node_that_cannot_open_an_epoch_says_so_and_lets_no_green_pass(
     exchange.change(lambda t: with_recipient(t, profile, [new]))
     exchange.start(GUANGDONG)
     async with exchange.client(GUANGDONG, "app") as again:
-        assert (await again.recognize(green.document, CHECK)).outcome == RECOGNIZED
+        await heard(again, green.document, is_recognised)
 
 
 def test_admins_begin_an_epoch_and_seal_it_anew_by_command(tmp_path, capsys):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from waiting import heard_from_all
 
 from exchange.client import Purpose
 from exchange.errors import ExpiredError, InvalidFieldError, UnknownProvinceError
@@ -23,10 +23,8 @@ def ahead(**span):
 @pytest.fixture
 async def app(exchange, people):
     """The app of Sichuan, whose node has heard from the others."""
-    stranger = people.document()
-    async with exchange.client(SICHUAN, "app") as client, asyncio.timeout(10):
-        while (await client.recognize(stranger, PLAN)).outcome == pb.OUTCOME_INDETERMINATE:  # noqa: ASYNC110 - it is asked
-            await asyncio.sleep(0.02)
+    async with exchange.client(SICHUAN, "app") as client:
+        await heard_from_all(client, people.document())
         yield client
 
 
