@@ -6,7 +6,6 @@ import nodes  # noqa: F401 - first: it settles how grpc forks, before anybody im
 
 # isort: split
 
-import asyncio
 import importlib.util
 import os
 import random
@@ -21,12 +20,12 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from waiting import heard, is_recognised
 
-from exchange.client import Client, Purpose
+from exchange.client import Client
 from exchange.status import DETAILS_KEY, DOMAIN
 from exchange.subjects import Document, DocumentType, EpochKey, mod_11_2
 from exchange.v1 import attestation_service_pb2 as pb
-from exchange.v1 import recognition_service_pb2 as recognition
 from exchange.v1 import types_pb2 as types
 from nodes import trial
 from nodes.trial import TrialExchange
@@ -236,19 +235,20 @@ def no_traces(people: People, epoch_key: Any) -> Callable[[TrialExchange], None]
 
 
 @pytest.fixture(scope="session")
-def heard_of(people: People) -> Callable[[TrialExchange, Client], Awaitable[pb.NewAttestation]]:
-    """Publishes in Sichuan, and waits until an app's node knows of it, without asking for it."""
+def heard_of(people: People) -> Callable[..., Awaitable[pb.NewAttestation]]:
+    """Publishes, and waits until an app's node knows of it, without asking for it."""
 
-    async def publish(exchange: TrialExchange, app: Client) -> pb.NewAttestation:
-        somebody, later = people.tested(), people.tested()
-        async with exchange.client("510000", "issuer") as issuer:
+    async def publish(
+        exchange: TrialExchange,
+        app: Client,
+        message: pb.NewAttestation | None = None,
+        province: str = "510000",
+    ) -> pb.NewAttestation:
+        somebody, later = message or people.tested(), people.tested()
+        async with exchange.client(province, "issuer") as issuer:
             await issuer.publish(somebody)
             await issuer.publish(later)  # changes come in their order
-        async with asyncio.timeout(20):
-            while True:
-                decision = await app.recognize(later.document, Purpose.PURPOSE_ENTRY_CHECK)
-                if decision.outcome == recognition.OUTCOME_RECOGNIZED:
-                    return somebody
-                await asyncio.sleep(0.02)
+        await heard(app, later.document, is_recognised)
+        return somebody
 
     return publish

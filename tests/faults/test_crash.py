@@ -112,7 +112,7 @@ async def test_a_node_killed_in_the_middle_loses_nothing_that_it_acknowledged(
     with pytest.raises(UnreachableError):
         await publish(sichuan, rows, acknowledged, kill=lambda: sichuan.kill("510000"))
     assert ENOUGH <= len(acknowledged) < ROWS
-    wait_until("the killed node's Valkey ends too", lambda: ended(valkey), 10)
+    wait_until("the killed node's Valkey ends too", lambda: ended(valkey), 30)
     await asyncio.to_thread(sichuan.start)
     await check_each(sichuan, acknowledged)
     everything = set()

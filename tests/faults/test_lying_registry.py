@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from tuf.api.metadata import Metadata
+from waiting import until
 
 from exchange import views
 from exchange.client import Purpose, WrongNodeError
@@ -53,13 +53,6 @@ def mirror(exchange, name):
         # A new list may replace the files just as they are read.
         with contextlib.suppress(FileNotFoundError):
             return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-async def until(what, holds, seconds=30):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, what
-        await asyncio.sleep(0.02)
 
 
 async def recognises(exchange, document, province=SICHUAN):
@@ -364,13 +357,15 @@ async def test_the_honest_registry_is_followed_after_the_liar(alone, document):
         calls = liar.calls
         await until("it has lied", lambda: liar.calls > calls)
     await asyncio.to_thread(alone.start, REGISTRY)
-    version = await alone.submit(SICHUAN)
-    await until(
-        "the honest one is followed",
-        lambda: f"{version}.p510000.json" in mirror(alone, SICHUAN),
-    )
-    assert await recognises(alone, document)
-    alone.stop(REGISTRY)
+    try:
+        version = await alone.submit(SICHUAN)
+        await until(
+            "the honest one is followed",
+            lambda: f"{version}.p510000.json" in mirror(alone, SICHUAN),
+        )
+        assert await recognises(alone, document)
+    finally:
+        alone.stop(REGISTRY)
 
 
 # --- three provinces: peers that lie, and who poses as another ------------------------------------
@@ -422,9 +417,24 @@ def exchange(tmp_path_factory, invented, rogue):
 
 @pytest.fixture
 async def registry_down(exchange):
+    """It told everybody the newest before: what they hold changes no more by its word."""
+    await all_hold_the_same(exchange, REGISTRY, *exchange.provinces)
     exchange.stop(REGISTRY)
-    yield
-    await asyncio.to_thread(exchange.start, REGISTRY)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(exchange.start, REGISTRY)
+
+
+@contextlib.asynccontextmanager
+async def in_the_place_of(exchange, name, pair):
+    """A server at somebody's address, who is back at the end."""
+    exchange.stop(name)
+    try:
+        async with Server(exchange, exchange.addresses[name], *pair) as server:
+            yield server
+    finally:
+        await asyncio.to_thread(exchange.start, name)
 
 
 def the_place(exchange):
@@ -455,8 +465,7 @@ async def all_hold_the_same(exchange, *names):
 
 async def test_a_peer_that_lies_while_the_registry_is_down_changes_nothing(exchange, registry_down):
     """Shanghai spoils Guangdong's profile in a true list: nobody loses Guangdong by it."""
-    exchange.stop(SHANGHAI)
-    async with Server(exchange, exchange.addresses[SHANGHAI], *of_node(exchange, SHANGHAI)) as liar:
+    async with in_the_place_of(exchange, SHANGHAI, of_node(exchange, SHANGHAI)) as liar:
         held = mirror(exchange, SICHUAN)
         version = Bundle.of(held).versions.roles["p440000"]
         lie = {**liar.renewed(), f"{version}.p440000.json": b"{}"}
@@ -470,14 +479,12 @@ async def test_a_peer_that_lies_while_the_registry_is_down_changes_nothing(excha
         await until("the lie is refused", refused, seconds=60)
         assert mirror(exchange, SICHUAN) == held
         await liar.tell_the_truth(SICHUAN)
-    await asyncio.to_thread(exchange.start, SHANGHAI)
     await all_hold_the_same(exchange, *exchange.provinces)
 
 
 async def test_a_registry_that_withholds_news_from_one_is_outdone_by_its_peers(exchange):
     """Sichuan gets heartbeats alone, Guangdong the truth: Sichuan hears it from Guangdong."""
-    exchange.stop(REGISTRY)
-    async with Server(exchange, exchange.addresses[REGISTRY], *the_registrys(exchange)) as liar:
+    async with in_the_place_of(exchange, REGISTRY, the_registrys(exchange)) as liar:
         liar.files = dict(Bundle.of(liar.renewed()).files)
         truth, told = message_of(liar.files), asyncio.Event()
         after = len(exchange.log(SICHUAN).read_text(encoding="utf-8").splitlines())
@@ -498,7 +505,6 @@ async def test_a_registry_that_withholds_news_from_one_is_outdone_by_its_peers(e
         await until("Sichuan hears of it", lambda: mirror(exchange, SICHUAN) == liar.files, 60)
         assert events(exchange, SICHUAN, "trust.source_stale", after)
         await liar.tell_the_truth(*exchange.provinces)
-    await asyncio.to_thread(exchange.start, REGISTRY)
 
 
 @pytest.mark.parametrize("role", [Role.NODE, Role.ADMIN])
@@ -559,8 +565,7 @@ async def test_a_province_that_poses_as_another_serves_nobody(
     held = mirror(exchange, GUANGDONG)
     async with exchange.client(GUANGDONG, "app") as app:
         somebody = await heard_of(exchange, app)
-    exchange.stop(SICHUAN)
-    async with Server(exchange, exchange.addresses[SICHUAN], *pair) as impostor:
+    async with in_the_place_of(exchange, SICHUAN, pair) as impostor:
         impostor.say = impostor.saying(impostor.renewed())
         async with exchange.client(GUANGDONG, "app") as app:
             decision = await app.recognize(somebody.document, CHECK)
@@ -571,5 +576,4 @@ async def test_a_province_that_poses_as_another_serves_nobody(
             with pytest.raises(WrongNodeError):
                 await app.recognize(somebody.document, CHECK)
         assert impostor.calls == 0
-    assert mirror(exchange, GUANGDONG) == held
-    await asyncio.to_thread(exchange.start, SICHUAN)
+        assert mirror(exchange, GUANGDONG) == held

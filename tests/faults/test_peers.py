@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from uuid import UUID
 
 import pytest
 import redis
+from waiting import heard
 
 from exchange import attestations, cose, publication
 from exchange.client import Purpose
@@ -68,18 +70,9 @@ async def gate(exchange):
 
 
 @pytest.fixture
-async def published(exchange, people, gate):
+async def published(exchange, gate, heard_of):
     """Publishes, and waits until Guangdong knows that there is something, without asking for it."""
-
-    async def publish(message, province="510000"):
-        async with exchange.client(province, "issuer") as issuer:
-            await issuer.publish(message)
-            later = people.tested()  # changes come in their order
-            await issuer.publish(later)
-        await until(gate, later.document, GREEN)
-        return message
-
-    return publish
+    return functools.partial(heard_of, exchange, gate)
 
 
 @pytest.fixture
@@ -102,23 +95,19 @@ def stopped(exchange, province):
         exchange.signal(province, signal.SIGCONT)
 
 
-async def until(gate, document, expected, seconds=20):
-    """Ask again until the decision is as expected."""
-    async with asyncio.timeout(seconds):
-        while summary(decision := await gate.recognize(document, CHECK)) != expected:
-            assert summary(decision) in (SILENT, NOTHING, expected)
-            await asyncio.sleep(0.05)
-    return decision
+def says(expected):
+    """Decides as expected, and meanwhile nothing that might be wrong."""
+
+    def holds(decision):
+        assert summary(decision) in (SILENT, NOTHING, expected)
+        return summary(decision) == expected
+
+    return holds
 
 
-async def until_heard(gate, document, seconds=20):
-    """Ask again until Sichuan is known to hold something."""
-    async with asyncio.timeout(seconds):
-        while True:
-            decision = await gate.recognize(document, CHECK)
-            if states(decision)["510000"] != "NO_RECORD":
-                return decision
-            await asyncio.sleep(0.01)
+def is_heard_of(decision):
+    """Sichuan is known to hold something."""
+    return states(decision)["510000"] != "NO_RECORD"
 
 
 async def test_a_silent_peer_that_may_know_makes_a_green_indeterminate_and_never_an_error(
@@ -136,7 +125,7 @@ async def test_a_silent_peer_that_may_know_makes_a_green_indeterminate_and_never
         assert "上海" in decision.reason.zh
         many = await gate.recognize_all([message.document] * 50, CHECK)
         assert {summary(each) for each in many} == {SILENT}
-    await until(gate, message.document, GREEN)
+    await heard(gate, message.document, says(GREEN))
 
 
 async def test_a_silent_peer_that_knows_nothing_of_the_holder_turns_nobody_away(
@@ -161,7 +150,7 @@ async def test_a_silent_home_province_is_named(exchange, people, gate, published
         nobody = await gate.recognize(people.document(), CHECK)
         assert summary(nobody) == NOTHING
         assert states(nobody)["510000"] == "NO_RECORD"
-    await until(gate, message.document, GREEN)
+    await heard(gate, message.document, says(GREEN))
 
 
 async def test_a_red_at_hand_stands_whoever_is_silent(exchange, people, gate, in_two_provinces):
@@ -176,18 +165,20 @@ async def test_a_red_at_hand_stands_whoever_is_silent(exchange, people, gate, in
 async def test_a_killed_peer_is_asked_again_when_it_is_back(exchange, people, gate, published):
     """What it answered before counts meanwhile, with its time; what was not asked does not."""
     asked = await published(people.tested())
-    await until(gate, asked.document, GREEN)
+    await heard(gate, asked.document, says(GREEN))
     message = await published(people.tested())
     asker = exchange.pid("440000")
     exchange.kill("510000")
-    decision = await gate.recognize(message.document, CHECK)
-    assert summary(decision) == SILENT
-    assert states(decision)["510000"] == "UNREACHABLE"
-    before = await gate.recognize(asked.document, CHECK)
-    assert summary(before) == GREEN
-    assert states(before)["510000"] == "CACHED"
-    await asyncio.to_thread(exchange.start, "510000")
-    await until(gate, message.document, GREEN)
+    try:
+        decision = await gate.recognize(message.document, CHECK)
+        assert summary(decision) == SILENT
+        assert states(decision)["510000"] == "UNREACHABLE"
+        before = await gate.recognize(asked.document, CHECK)
+        assert summary(before) == GREEN
+        assert states(before)["510000"] == "CACHED"
+    finally:
+        await asyncio.to_thread(exchange.start, "510000")
+    await heard(gate, message.document, says(GREEN))
     assert exchange.pid("440000") == asker
 
 
@@ -197,46 +188,48 @@ async def test_something_else_at_a_peers_address_is_not_believed(
     """Junk first, then a real node, of the wrong province."""
     message = await in_two_provinces(people.tested())
     exchange.stop("310000")
-    host, _, port = exchange.addresses["310000"].partition(":")
-    with socket.create_server((host, int(port))) as server:
-
-        def talk():
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    with connection:
-                        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" * 100)
-
-        talking = threading.Thread(target=talk)
-        talking.start()
-        for _ in range(3):
-            decision = await gate.recognize(message.document, CHECK)
-            assert summary(decision) == SILENT
-            assert states(decision)["310000"] == "UNREACHABLE"
-        server.shutdown(socket.SHUT_RDWR)
-        talking.join()
-    config = exchange.directory / "510000" / "node.toml"
-    settings = {"TONGXING_LISTEN": exchange.addresses["310000"], "TONGXING_DATA": str(tmp_path)}
-    impostor = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "nodes.cli", "node", "run", "--config", config),
-        stderr=asyncio.subprocess.PIPE,
-        env=os.environ | settings,
-    )
     try:
-        said = b""
-        while b"node.serving" not in said:
-            said = await impostor.stderr.readline()
-            assert said, "it did not start"
-        for _ in range(3):
-            decision = await gate.recognize(message.document, CHECK)
-            assert summary(decision) == SILENT
-            assert states(decision)["310000"] == "UNREACHABLE"
-            await asyncio.sleep(0.5)  # so that Guangdong tries the address again
+        host, _, port = exchange.addresses["310000"].partition(":")
+        with socket.create_server((host, int(port))) as server:
+
+            def talk():
+                with contextlib.suppress(OSError):
+                    while True:
+                        connection, _ = server.accept()
+                        with connection:
+                            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" * 100)
+
+            talking = threading.Thread(target=talk)
+            talking.start()
+            for _ in range(3):
+                decision = await gate.recognize(message.document, CHECK)
+                assert summary(decision) == SILENT
+                assert states(decision)["310000"] == "UNREACHABLE"
+            server.shutdown(socket.SHUT_RDWR)
+            talking.join()
+        config = exchange.directory / "510000" / "node.toml"
+        settings = {"TONGXING_LISTEN": exchange.addresses["310000"], "TONGXING_DATA": str(tmp_path)}
+        impostor = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "nodes.cli", "node", "run", "--config", config),
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | settings,
+        )
+        try:
+            said = b""
+            while b"node.serving" not in said:
+                said = await impostor.stderr.readline()
+                assert said, "it did not start"
+            for _ in range(3):
+                decision = await gate.recognize(message.document, CHECK)
+                assert summary(decision) == SILENT
+                assert states(decision)["310000"] == "UNREACHABLE"
+                await asyncio.sleep(0.5)  # so that Guangdong tries the address again
+        finally:
+            impostor.terminate()
+            await impostor.communicate()
     finally:
-        impostor.terminate()
-        await impostor.communicate()
-    await asyncio.to_thread(exchange.start, "310000")
-    await until(gate, message.document, GREEN)
+        await asyncio.to_thread(exchange.start, "310000")
+    await heard(gate, message.document, says(GREEN))
 
 
 @dataclasses.dataclass
@@ -335,7 +328,7 @@ async def test_a_lie_of_a_peer_is_named_and_harms_no_other_traveller(
     make, verdict = LIES[case]
     message, other = people.tested(), await published(people.tested())
     liar.serve(message, make(liar, message))
-    await until_heard(gate, message.document)
+    await heard(gate, message.document, is_heard_of)
     decision, others = await gate.recognize_all([message.document, other.document], CHECK)
     assert summary(decision) == ("NOT_RECOGNIZED", "UNSPECIFIED", verdict)
     assert states(decision)["510000"] == "UNTRUSTED"
@@ -353,7 +346,7 @@ async def test_another_persons_good_attestation_is_refused_and_not_passed_on(
     message = people.tested()
     signed = liar.signed(other)
     liar.serve(message, signed)
-    decision = await until_heard(gate, message.document)
+    decision = await heard(gate, message.document, is_heard_of)
     assert summary(decision) == ("NOT_RECOGNIZED", "UNSPECIFIED", "BAD_SIGNATURE")
     assert states(decision)["510000"] == "UNTRUSTED"
     assert signed not in decision.SerializeToString()
@@ -364,7 +357,7 @@ async def test_a_red_cannot_be_buried_under_many_greens(people, gate, liar):
     red = people.coloured("RED")
     greens = [people.tested(document=red.document) for _ in range(80)]
     liar.serve(red, *(liar.signed(green) for green in greens), liar.signed(red))
-    decision = await until_heard(gate, red.document)
+    decision = await heard(gate, red.document, is_heard_of)
     assert summary(decision) in (RED, SILENT)
     assert states(decision)["510000"] == "UNTRUSTED"
 
@@ -372,6 +365,6 @@ async def test_a_red_cannot_be_buried_under_many_greens(people, gate, liar):
 async def test_a_peer_that_sends_far_too_much_is_no_answer(people, gate, published, liar):
     message, other = people.tested(), await published(people.tested())
     liar.serve(message, *(bytes([200]) + os.urandom(60_000) for _ in range(400)))
-    decision = await until_heard(gate, message.document)
+    decision = await heard(gate, message.document, is_heard_of)
     assert summary(decision) == SILENT
     assert summary(await gate.recognize(other.document, CHECK)) == GREEN

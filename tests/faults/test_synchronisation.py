@@ -14,8 +14,10 @@ from uuid import UUID
 
 import pytest
 import redis
+from waiting import until
 
 from exchange.client import Purpose
+from exchange.client.admin import Peering
 from exchange.errors import StoreUnavailableError, TongxingError
 from exchange.v1 import peering_service_pb2 as peering
 from exchange.v1 import recognition_service_pb2 as recognition
@@ -41,7 +43,7 @@ class Line:
         ready = threading.Event()
         self._loop.call_soon(lambda: self._loop.create_task(self._serve(ready)))
         self._thread.start()
-        assert ready.wait(5)
+        assert ready.wait(SETTLED_SECONDS)
 
     def _run(self):
         asyncio.set_event_loop(self._loop)
@@ -78,7 +80,7 @@ class Line:
     def _do(self, action):
         done = threading.Event()
         self._loop.call_soon_threadsafe(lambda: (action(), done.set()))
-        assert done.wait(5)
+        assert done.wait(SETTLED_SECONDS)
 
     def cut(self):
         """Connections break, and none is made."""
@@ -232,24 +234,25 @@ async def agreed(exchange, ledger):
     await ledger.agree()
 
 
-async def until_state(exchange, at, of, state, seconds=30):
+async def until_state(exchange, at, of, state):
     """Wait until a node knows how it stands with a peer."""
-    async with exchange.client(at, "admin") as admin, asyncio.timeout(seconds):
-        while True:
-            answer = await admin.call(
-                "PeeringService/ListPeers", peering.ListPeersRequest(), peering.ListPeersResponse
-            )
-            (peer,) = (each for each in answer.peers if each.province == of)
-            if peer.state == state:
-                return peer
-            await asyncio.sleep(0.05)
+    async with exchange.client(at, "admin") as admin:
+
+        async def stands():
+            peers = (await Peering(admin).list()).peers
+            (peer,) = (each for each in peers if each.province == of)
+            return peer if peer.state == state else None
+
+        return await until(f"{of} is {peering.PeerState.Name(state)} at {at}", stands)
 
 
 async def test_a_peer_that_is_killed(exchange, lines, ledger):
     exchange.kill(SICHUAN)
-    await until_state(exchange, GUANGDONG, SICHUAN, peering.PEER_STATE_SILENT)
-    await ledger.turn(GUANGDONG, SHANGHAI)
-    await asyncio.to_thread(again, exchange, lines, SICHUAN)
+    try:
+        await until_state(exchange, GUANGDONG, SICHUAN, peering.PEER_STATE_SILENT)
+        await ledger.turn(GUANGDONG, SHANGHAI)
+    finally:
+        await asyncio.to_thread(again, exchange, lines, SICHUAN)
 
 
 async def test_a_peer_that_is_frozen(exchange, ledger):
@@ -276,8 +279,10 @@ async def test_changes_continue_where_they_broke_off(exchange, lines, ledger):
     synchronised = peering.PEER_STATE_SYNCHRONISED
     before = await until_state(exchange, GUANGDONG, SICHUAN, synchronised)
     lines[SICHUAN].cut()
-    await until_state(exchange, GUANGDONG, SICHUAN, peering.PEER_STATE_SILENT)
-    lines[SICHUAN].heal()
+    try:
+        await until_state(exchange, GUANGDONG, SICHUAN, peering.PEER_STATE_SILENT)
+    finally:
+        lines[SICHUAN].heal()
     after = await until_state(exchange, GUANGDONG, SICHUAN, synchronised)
     assert after.resynchronisations == before.resynchronisations
 
