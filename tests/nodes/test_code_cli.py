@@ -17,17 +17,15 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from waiting import heard_from_all
 
 from exchange import cbor, cose, receipts
-from exchange.client import Purpose
 from exchange.codes import hc1, qr
 from exchange.cose import ObjectType
 from exchange.keys import Algorithm, PrivateKey
-from exchange.v1 import recognition_service_pb2 as pb
 from nodes.cli import run
 
 SICHUAN, GUANGDONG = "510000", "440000"
-CHECK = Purpose.PURPOSE_ENTRY_CHECK
 
 
 @pytest.fixture(autouse=True)
@@ -44,14 +42,12 @@ def holder(exchange, people):
     async def publish(message):
         async with exchange.client(SICHUAN, "issuer") as issuer:
             await issuer.publish(message)
-        stranger = people.document()
         async with exchange.client(SICHUAN, "app") as app:
-            while (await app.recognize(stranger, CHECK)).outcome == pb.OUTCOME_INDETERMINATE:  # noqa: ASYNC110 - it is asked
-                await asyncio.sleep(0.02)
+            await heard_from_all(app, people.document())
         return message
 
     def make(message=None):
-        message = asyncio.run(asyncio.wait_for(publish(message or people.tested()), 10))
+        message = asyncio.run(publish(message or people.tested()))
         return ["--document-number", message.document.number]
 
     return make

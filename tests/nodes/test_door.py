@@ -354,7 +354,7 @@ def test_buf_curl_is_told_what_is_wrong(exchange):
     assert done.returncode == 3 << 3
     error = json.loads(done.stderr)
     assert error["code"] == "invalid_argument"
-    assert error["message"].startswith("document: value is required")
+    assert error["message"].startswith("document: 缺失 is missing")
     assert {"google.rpc.ErrorInfo", "google.rpc.BadRequest"} < {d["type"] for d in error["details"]}
 
 
