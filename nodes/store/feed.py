@@ -122,7 +122,7 @@ class Feed:
         self._heartbeat = heartbeat
         self._rebuild_seconds = rebuild_hours * 3600
         # From the time, so that it also grows where the node starts anew.
-        self._generation = int(clock().timestamp() * 1000) - 1
+        self._generation = int(clock().timestamp() * 1_000_000) - 1
         self._beginnings = 0
         """How often the changes did not go on where they were left."""
         self._filter: PresenceFilter | None = None
