@@ -21,6 +21,7 @@ class Figure:
         peer_value, or the inverse where less is better.
     :param aim: what design.md §12 wants: ``{"ratio": 0.9}`` or ``{"value": 150000}``, at least.
     :param spread: (largest - smallest) / median of the rounds' ratios, or values without a peer.
+    :param load: what made the calls, where there were any.
     """
 
     case: str
@@ -32,6 +33,7 @@ class Figure:
     aim: dict[str, float] | None = None
     rounds: int = 1
     spread: float = 0.0
+    load: str | None = None
 
     def __str__(self) -> str:
         return json.dumps(
@@ -56,11 +58,12 @@ def compare(
     *,
     aim: dict[str, float] | None = None,
     less_is_better: bool = False,
+    load: str | None = None,
 ) -> Figure:
     """A figure from the values of the rounds."""
     if not peer_values:
-        value = statistics.median(values)
-        return Figure(case, value, unit, aim=aim, rounds=len(values), spread=_spread(values))
+        value, spread = statistics.median(values), _spread(values)
+        return Figure(case, value, unit, aim=aim, rounds=len(values), spread=spread, load=load)
     ratios = [
         theirs / ours if less_is_better else ours / theirs
         for ours, theirs in zip(values, peer_values, strict=True)
@@ -75,6 +78,7 @@ def compare(
         aim,
         len(values),
         _spread(ratios),
+        load,
     )
 
 
