@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scripts.bench import bare, country, lookup, presence, served, trust
+from scripts.bench import bare, country, growth, latency, lookup, presence, served, trust
 from scripts.bench.field import HOME, Field
 from scripts.bench.load import Load
 from scripts.bench.measure import Figure
+from scripts.bench.peers import VENV
 
 _ALONE = (HOME,)
 _THREE = ("440000", HOME, "310000")
 """The first is asked, the second has the evidence, the third has none."""
+_LONG = {"latency", "growth-store", "growth-batch", "growth-provinces"}
+"""Run only where they are named."""
 
 
 class Bench:
@@ -55,6 +59,14 @@ class Bench:
             "trust": lambda case: trust.refreshes(case, rounds),
             "presence": lambda case: presence.presence(case, self._directory()),
             "exchange": lambda case: country.country(case, self._directory()),
+            "latency": lambda case: latency.latency(case, self._field(_ALONE), rounds, seconds),
+            "growth-store": lambda case: growth.stores(
+                case, self._directory(), self._load(), rounds, seconds
+            ),
+            "growth-batch": lambda case: growth.batches(case, self._field(_ALONE), rounds, seconds),
+            "growth-provinces": lambda case: growth.provinces(
+                case, self._directory(), self._load(), rounds, seconds
+            ),
         }
 
     def _directory(self) -> Path:
@@ -75,23 +87,35 @@ class Bench:
 def main() -> int:
     """Run the cases; one JSON line each on standard output, a table on standard error."""
     parser = argparse.ArgumentParser(prog="python -m scripts.bench")
-    parser.add_argument("case", nargs="*", help="by name; all, where none is given")
+    parser.add_argument("case", nargs="*", help="by name; without any, all but the long ones")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--ours", action="store_true", help="the load by grpc.aio, not by h2load")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the case latency")
     options = parser.parse_args()
+    if options.plot and not (VENV / "bin" / "python").exists():
+        parser.error("--plot: there is no .bench to draw with; scripts/bench/README.md has how")
     figures: list[Figure] = []
     with contextlib.ExitStack() as stack:
         bench = Bench(options.rounds, options.seconds, options.ours, stack)
         if unknown := set(options.case) - set(bench.cases):
             parser.error(f"no case {min(unknown)}; there are {', '.join(bench.cases)}")
         for name, case in bench.cases.items():
-            if not options.case or name in options.case:
+            if name in options.case or not (options.case or name in _LONG):
                 for figure in case(name):
                     print(figure, flush=True)
                     figures.append(figure)
     print(_table(figures), file=sys.stderr)
+    if options.plot:
+        return _plot(figures, options.plot)
     return 0
+
+
+def _plot(figures: list[Figure], file: Path) -> int:
+    lines = "\n".join(map(str, figures))
+    script = Path(__file__).with_name("plot.py")
+    command = [VENV / "bin" / "python", script, file]
+    return subprocess.run(command, input=lines, text=True, check=False).returncode
 
 
 def _table(figures: list[Figure]) -> str:

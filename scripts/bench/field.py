@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from exchange.subjects import Document, DocumentType, EpochKey, credit_code_check, mod_11_2
 from exchange.v1 import attestation_service_pb2, types_pb2
 from nodes.identity import server_name
-from nodes.trial import TrialExchange
+from nodes.trial import START_SECONDS, TrialExchange
 from scripts.bench.load import Load
 from scripts.bench.measure import child_of
 from scripts.bench.peers import PATH, BareServer, Pair, echo
@@ -92,15 +92,21 @@ class Field:
         self.asked = asked
         self._exchange = TrialExchange(directory, provinces, issuers={HOME: (ISSUER.credit_code,)})
 
-    def start(self) -> None:
-        """Start the nodes."""
-        self._exchange.start(environment=self._environment)
+    def start(self, seconds: float = START_SECONDS) -> None:
+        """Start the nodes; one may take so long."""
+        self._exchange.start(environment=self._environment, seconds=seconds)
+
+    def restart(self, seconds: float) -> None:
+        """Stop the nodes, and start them again."""
+        self.stop()
+        self.__dict__.pop("pids", None)
+        self.start(seconds)
 
     @cached_property
     def pids(self) -> tuple[int, int]:
         """The asked node's process, and its Valkey's."""
         node = self._exchange.pid(self.asked)
-        return node, child_of(node)
+        return node, child_of(node, "valkey-server")
 
     def stop(self) -> None:
         """Stop the nodes."""

@@ -12,7 +12,6 @@ import contextlib
 import http.client
 import itertools
 import multiprocessing
-import ssl
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ import uvloop
 
 from exchange.v1 import attestation_service_pb2
 from scripts.bench.h2load import H2load
-from scripts.bench.target import CONNECTIONS, IN_FLIGHT, Ran, Target
+from scripts.bench.target import CONNECTIONS, IN_FLIGHT, Ran, Target, tls
 
 __all__ = ["Load"]
 
@@ -122,12 +121,8 @@ class Load:
 
 
 def _once_json(target: Target, request: bytes) -> bytes:
-    context = ssl.create_default_context(cadata=target.authority.decode())
-    context.check_hostname = False
-    with tempfile.NamedTemporaryFile() as pair:
-        pair.write(target.certificate + target.key)
-        pair.flush()
-        context.load_cert_chain(pair.name)
+    context = tls(target, "http/1.1")
+    context.check_hostname = False  # it is called by its address
     with contextlib.closing(
         http.client.HTTPSConnection(target.address, timeout=10, context=context)
     ) as connection:

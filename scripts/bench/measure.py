@@ -10,7 +10,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Figure", "child_of", "compare", "cpu_seconds", "interleave", "per_second", "resident"]
+__all__ = [
+    "Figure",
+    "child_of",
+    "compare",
+    "cpu_seconds",
+    "interleave",
+    "per_second",
+    "resident",
+    "until_idle",
+]
+
+_IDLE = 0.1
+_IDLE_SECONDS = 0.2
+_SETTLED_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +143,30 @@ def resident(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def child_of(pid: int) -> int:
-    """The one child of a process: a node's Valkey."""
+def until_idle(*pids: int) -> None:
+    """Wait until processes have done what they were left with, but no longer than two minutes."""
+    end = time.monotonic() + _SETTLED_SECONDS
+    spent = _IDLE_SECONDS
+    while spent > _IDLE * _IDLE_SECONDS and time.monotonic() < end:
+        before = sum(map(cpu_seconds, pids))
+        time.sleep(_IDLE_SECONDS)
+        spent = sum(map(cpu_seconds, pids)) - before
+
+
+def child_of(pid: int, name: str) -> int:
+    """The one child of a process that has this name."""
     (child,) = (
         int(stat.parent.name)
         for stat in Path("/proc").glob("[0-9]*/stat")
-        if int(stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
-        == pid
+        if _is_child(stat, pid, name)
     )
     return child
+
+
+def _is_child(stat: Path, parent: int, name: str) -> bool:
+    try:
+        text = stat.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it ended
+        return False
+    before, _, after = text.rpartition(")")
+    return before.partition("(")[2] == name and int(after.split()[1]) == parent

@@ -52,7 +52,13 @@ def idle(case: str, field: Field, rounds: int) -> Iterator[Figure]:
 
 
 def fetch(
-    case: str, field: Field, rounds: int, seconds: float, *, tokens: int, aim: dict[str, float]
+    case: str,
+    field: Field,
+    rounds: int,
+    seconds: float,
+    *,
+    tokens: int,
+    aim: dict[str, float] | None = None,
 ) -> Iterator[Figure]:
     """FetchAttestations, counted in tokens."""
     all_ = [field.token(number) for number in field.holders]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
+import tempfile
 from dataclasses import dataclass
 
-__all__ = ["CONNECTIONS", "IN_FLIGHT", "Ran", "Target"]
+__all__ = ["CONNECTIONS", "IN_FLIGHT", "Ran", "Target", "tls"]
 
 CONNECTIONS = 2
 IN_FLIGHT = 32
@@ -36,3 +38,17 @@ class Ran:
     calls: int
     rate: float
     """Calls a second."""
+
+
+def tls(target: Target, protocol: str) -> ssl.SSLContext:
+    """What a client shows, and holds the target by.
+
+    :param protocol: by ALPN: ``h2`` or ``http/1.1``.
+    """
+    context = ssl.create_default_context(cadata=target.authority.decode())
+    with tempfile.NamedTemporaryFile() as pair:
+        pair.write(target.certificate + target.key)
+        pair.flush()
+        context.load_cert_chain(pair.name)
+    context.set_alpn_protocols([protocol])
+    return context
