@@ -34,7 +34,7 @@ _START_SECONDS = 600.0
 
 
 def stores(case: str, directory: Path, load: Load, rounds: int, seconds: float) -> Iterator[Figure]:
-    """Fetch one token of a store of so many attestations; its start, and what it holds in memory."""
+    """Fetch one token of a store of so many attestations; its restart, and its memory."""
     most = int(os.environ.get("SUBJECTS", "1000000"))
     for size in (each for each in _SIZES if each <= most):
         field = Field(directory / str(size), load, (HOME,), HOME)
@@ -44,7 +44,7 @@ def stores(case: str, directory: Path, load: Load, rounds: int, seconds: float) 
             began = time.perf_counter()
             field.restart(_START_SECONDS)
             took = time.perf_counter() - began
-            until_idle(*field.pids)  # the presence filter is built
+            until_idle(*field.pids, seconds=2.0)  # the filter is built, the keys are counted
             yield from served.fetch(f"{case}.{size}", field, rounds, seconds, tokens=1)
             yield Figure(f"{case}.{size}.restart", took, "s")
             node, valkey = (resident(pid) for pid in field.pids)

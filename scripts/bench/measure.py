@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 _IDLE = 0.1
-_IDLE_SECONDS = 0.2
+"""The share of a core that a process may need and still count as idle."""
 _SETTLED_SECONDS = 120.0
 
 
@@ -143,13 +143,13 @@ def resident(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def until_idle(*pids: int) -> None:
-    """Wait until processes have done what they were left with, but no longer than two minutes."""
+def until_idle(*pids: int, seconds: float = 0.2) -> None:
+    """Wait until processes did nothing for so long, but no longer than two minutes."""
     end = time.monotonic() + _SETTLED_SECONDS
-    spent = _IDLE_SECONDS
-    while spent > _IDLE * _IDLE_SECONDS and time.monotonic() < end:
+    spent = seconds
+    while spent > _IDLE * seconds and time.monotonic() < end:
         before = sum(map(cpu_seconds, pids))
-        time.sleep(_IDLE_SECONDS)
+        time.sleep(seconds)
         spent = sum(map(cpu_seconds, pids)) - before
 
 
