@@ -78,7 +78,8 @@ async def _measure(case: str, exchange: TrialExchange) -> list[Figure]:
             for gate in (asked * _LOOKUPS)[:_LOOKUPS]
         ]
 
-        published, revoked = [], []
+        published: list[float] = []
+        revoked: list[float] = []
         for _, gate in zip(range(_CHANGES), asked * _CHANGES, strict=False):
             message = attestation(next(everybody), datetime.now(UTC))
             number = message.document.number
@@ -88,7 +89,8 @@ async def _measure(case: str, exchange: TrialExchange) -> list[Figure]:
             await issuer.revoke(UUID(message.attestation_id), "measured")
             revoked += await _times([gate], number, _refused)
             await asyncio.sleep(_PAUSE_SECONDS)
-        crowds, settled = [], []
+        crowds: list[float] = []
+        settled: list[float] = []
         for _ in range(_CROWDS):
             for times, seconds in ((crowds, 0.0), (settled, _SETTLED_SECONDS)):
                 message = attestation(next(everybody), datetime.now(UTC))

@@ -31,6 +31,8 @@ from scripts.bench.target import CONNECTIONS, IN_FLIGHT, Ran, Target, tls
 
 __all__ = ["Load"]
 
+_Method = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+
 
 class Load:
     """Calls servers.
@@ -48,13 +50,13 @@ class Load:
             scratch = self._stack.enter_context(tempfile.TemporaryDirectory())
             self._h2load = H2load(Path(scratch))
         context = multiprocessing.get_context("spawn")
-        self._workers: list[tuple[Any, Connection]] = []
+        self._workers: list[tuple[Any, Connection[Any, Any]]] = []
         for _ in range(CONNECTIONS):
-            ours, theirs = context.Pipe()
+            here, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
-            self._workers.append((process, ours))
+            self._workers.append((process, here))
 
     def __enter__(self) -> Self:
         return self
@@ -134,18 +136,18 @@ def _once_json(target: Target, request: bytes) -> bytes:
     return answer
 
 
-def _answer(pipe: Connection) -> Any:
+def _answer(pipe: Connection[Any, Any]) -> Any:
     answer = pipe.recv()
     if isinstance(answer, str):
         raise RuntimeError(f"the load failed: {answer}")  # noqa: TRY004 - a worker's message
     return answer
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection[Any, Any]) -> None:
     uvloop.run(_serve(pipe))
 
 
-async def _serve(pipe: Connection) -> None:
+async def _serve(pipe: Connection[Any, Any]) -> None:
     loop = asyncio.get_running_loop()
     channels: dict[Target, grpc.aio.Channel] = {}
     while True:
@@ -176,14 +178,14 @@ def _channel(target: Target) -> grpc.aio.Channel:
 
 
 async def _once(channel: grpc.aio.Channel, path: str, request: bytes) -> bytes:
-    answer: bytes = await channel.unary_unary(path)(request, timeout=10)
-    return answer
+    method: _Method = channel.unary_unary(path)
+    return await method(request, timeout=10)
 
 
 async def _calls(
     channel: grpc.aio.Channel, path: str, requests: Sequence[bytes], seconds: float, in_flight: int
 ) -> tuple[int, float]:
-    method = channel.unary_unary(path)
+    method: _Method = channel.unary_unary(path)
     source = itertools.cycle(requests)
     began = time.perf_counter()
     end = began + seconds
@@ -205,7 +207,8 @@ async def _publish(channel: grpc.aio.Channel, path: str, requests: Sequence[byte
             yield request
 
     began = time.perf_counter()
-    answers = [answer async for answer in channel.stream_stream(path)(source())]
+    method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path)
+    answers = [answer async for answer in method(source())]
     took = time.perf_counter() - began
     for answer in answers:
         status = attestation_service_pb2.PublishAttestationsResponse.FromString(answer).status

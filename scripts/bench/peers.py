@@ -62,7 +62,7 @@ def plain(url: str) -> _Handler:
 
     It checks nobody, and records nothing.
     """
-    store = redis.asyncio.Redis.from_url(url)
+    store: Any = redis.asyncio.Redis.from_url(url)
 
     async def handle(request: bytes, context: object) -> bytes:
         del context
@@ -111,7 +111,7 @@ def _run(*args: Any) -> None:
 
 
 async def _serve(
-    pipe: Connection, pair: Pair, make: Callable[[Any], _Handler], argument: Any
+    pipe: Connection[Any, Any], pair: Pair, make: Callable[[Any], _Handler], argument: Any
 ) -> None:
     server = grpc.aio.server(
         options=[
