@@ -24,7 +24,7 @@ from typing import cast
 
 from scripts.bench.target import Target, tls
 
-__all__ = ["Outcome", "run"]
+__all__ = ["Outcome", "ask", "run"]
 
 _CONNECTIONS = 4
 _END_STREAM = _ACK = 0x1
@@ -61,15 +61,11 @@ class Outcome:
 def run(
     target: Target, requests: Sequence[bytes], rate: float, seconds: float, deadline: float
 ) -> Outcome:
-    """Call with one request after another, so often a second on average.
-
-    :param deadline: seconds that each call has, which the server is told; then it is cancelled.
-    :raises RuntimeError: the server ended a connection.
-    """
+    """Do `ask` in a process that does nothing else."""
     gc.disable()  # its pauses would count as the server's
     try:
         with asyncio.Runner(loop_factory=_loop) as runner:
-            return runner.run(_run(target, requests, rate, seconds, deadline))
+            return runner.run(ask(target, requests, rate, seconds, deadline))
     finally:
         gc.enable()
 
@@ -79,9 +75,14 @@ def _loop() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
-async def _run(
+async def ask(
     target: Target, requests: Sequence[bytes], rate: float, seconds: float, deadline: float
 ) -> Outcome:
+    """Call with one request after another, so often a second on average.
+
+    :param deadline: seconds that each call has, which the server is told; then it is cancelled.
+    :raises RuntimeError: the server ended a connection.
+    """
     loop = asyncio.get_running_loop()
     outcome = Outcome(seconds)
     host, _, port = target.address.rpartition(":")
