@@ -11,31 +11,38 @@ some times what the server can bear.
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import gc
 import itertools
 import random
-import selectors
+import select
+import socket
+import ssl
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from struct import Struct, unpack_from
+from time import perf_counter
 
 from scripts.bench.target import Target, tls
 
-__all__ = ["Outcome", "ask", "run"]
+__all__ = ["Outcome", "run"]
 
 _CONNECTIONS = 4
 _END_STREAM = _ACK = 0x1
 _END_HEADERS = 0x4
 _CANCEL = (8).to_bytes(4, "big")
+_STREAMS_AT_ONCE = 3
 _MOST = 2**31 - 1
+_HEAD = Struct(">BHBBI")
+"""Of a frame: its length in two parts, kind, flags, stream (§4.1)."""
 _OPENING_SECONDS = 10.0
+_LOOK_SECONDS = 0.005
+"""How often at least it is looked whether a deadline has passed."""
 
 
 class _Kind(enum.IntEnum):
-    """Of frames (RFC 9113 §6)."""
+    """Of frames (§6)."""
 
     DATA = 0
     HEADERS = 1
@@ -61,68 +68,50 @@ class Outcome:
 def run(
     target: Target, requests: Sequence[bytes], rate: float, seconds: float, deadline: float
 ) -> Outcome:
-    """Do `ask` in a process that does nothing else."""
-    gc.disable()  # its pauses would count as the server's
-    try:
-        with asyncio.Runner(loop_factory=_loop) as runner:
-            return runner.run(ask(target, requests, rate, seconds, deadline))
-    finally:
-        gc.enable()
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    # epoll wakes at whole milliseconds, and uvloop too; select(2) at microseconds.
-    return asyncio.SelectorEventLoop(selectors.SelectSelector())
-
-
-async def ask(
-    target: Target, requests: Sequence[bytes], rate: float, seconds: float, deadline: float
-) -> Outcome:
     """Call with one request after another, so often a second on average.
 
+    It needs a process, or at least a core, for itself.
+
     :param deadline: seconds that each call has, which the server is told; then it is cancelled.
-    :raises RuntimeError: the server ended a connection.
+    :raises OSError: the server ended a connection.
     """
-    loop = asyncio.get_running_loop()
     outcome = Outcome(seconds)
-    host, _, port = target.address.rpartition(":")
-    connections = []
-    for _ in range(_CONNECTIONS):
-        _, connection = await loop.create_connection(
-            lambda: _Connection(target, deadline, outcome),
-            *(host, int(port)),
-            ssl=tls(target, "h2"),
-            server_hostname=target.server_name,
-        )
-        connections.append(connection)
-        async with asyncio.timeout(_OPENING_SECONDS):
-            await connection.opened.wait()
+    connections = [_Connection(target, deadline, outcome) for _ in range(_CONNECTIONS)]
+    gc.disable()  # its pauses would count as the server's
+    try:
+        _send(connections, requests, rate, outcome)
+    finally:
+        gc.enable()
+        for connection in connections:
+            connection.close()
+    return outcome
+
+
+def _send(
+    connections: Sequence[_Connection], requests: Sequence[bytes], rate: float, outcome: Outcome
+) -> None:
     turn = itertools.cycle(connections)
     bodies = itertools.cycle(b"\x00" + len(each).to_bytes(4, "big") + each for each in requests)
     gap = random.Random(1).expovariate  # noqa: S311 - nothing is secret, and each run is alike
-    due = loop.time()
-    end = due + seconds
-    while due < end:
-        now = loop.time()
-        while due <= min(now, end):
+    due = perf_counter()
+    end = due + outcome.seconds
+    while due < end or any(connection.busy for connection in connections):
+        now = perf_counter()
+        while due < end and due <= now:
             next(turn).waiting.append((due, next(bodies)))
             outcome.behind.append(now - due)
             due += gap(rate)
         for connection in connections:
             connection.send(now)
-        await asyncio.sleep(max(0.0, due - loop.time()))
-    while any(connection.busy for connection in connections):
-        await asyncio.sleep(0.001)
-        for connection in connections:
-            connection.send(loop.time())
-    for connection in connections:
-        connection.close()
-    return outcome
+        full = [connection for connection in connections if connection.full]
+        pause = _LOOK_SECONDS if due >= end else min(_LOOK_SECONDS, due - perf_counter())
+        # It wakes at microseconds, where epoll, and so asyncio, wakes at milliseconds.
+        for connection in select.select(connections, full, (), max(0.0, pause))[0]:
+            connection.receive()
 
 
-class _Connection(asyncio.Protocol):
+class _Connection:
     def __init__(self, target: Target, deadline: float, outcome: Outcome) -> None:
-        self.opened = asyncio.Event()
         self.waiting: deque[tuple[float, bytes]] = deque()
         """When each call was due that is not sent yet, and its body."""
         self._due: dict[int, float] = {}
@@ -130,47 +119,58 @@ class _Connection(asyncio.Protocol):
         self._answered: set[int] = set()
         self._outcome = outcome
         self._deadline = deadline
-        self._time = asyncio.get_running_loop().time
         self._headers = _headers(target, deadline)
-        self._buffer = bytearray()
+        self._in = b""
+        self._out = bytearray()
         self._stream = 1
         self._window = 65_535
-        self._most = _MOST
-        self._lost = False
+        self._most = 0
+        self._socket = self._open(target)
 
-    @property
-    def busy(self) -> bool:
-        return bool(self._due or self.waiting)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+    def _open(self, target: Target) -> ssl.SSLSocket:
+        host, _, port = target.address.rpartition(":")
+        plain = socket.create_connection((host, int(port)), _OPENING_SECONDS)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        opened = tls(target, "h2").wrap_socket(plain, server_hostname=target.server_name)
         # No table for headers that are not read (1), no pushes (2), all the room for answers (4).
         settings = {1: 0, 2: 0, 4: _MOST}
         payload = b"".join(
             name.to_bytes(2, "big") + value.to_bytes(4, "big") for name, value in settings.items()
         )
-        self._transport.write(
+        opened.sendall(
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
             + _frame(_Kind.SETTINGS, 0, 0, payload)
             + _frame(_Kind.WINDOW_UPDATE, 0, 0, (_MOST - 65_535).to_bytes(4, "big"))
         )
+        while not self._most:
+            self._feed(opened.recv(1 << 14))
+        opened.setblocking(False)
+        return opened
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._lost = True
+    def fileno(self) -> int:
+        """For select(2)."""
+        return self._socket.fileno()
 
     def close(self) -> None:
-        self._transport.abort()
+        """End it at once."""
+        self._socket.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls are under way, or wait."""
+        return bool(self._due or self.waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether the socket took less than there is to send."""
+        return bool(self._out)
 
     def send(self, now: float) -> None:
         """Send what is due and may be sent; cancel what has passed its deadline."""
-        if self._lost:
-            raise RuntimeError("the server ended a connection")
-        out: list[bytes] = []
         while self._due and now - self._due[stream := next(iter(self._due))] > self._deadline:
             del self._due[stream]
             self._outcome.late += 1
-            out.append(_frame(_Kind.RST_STREAM, 0, stream, _CANCEL))
+            self._out += _frame(_Kind.RST_STREAM, 0, stream, _CANCEL)
         while self.waiting and len(self._due) < self._most:
             due, body = self.waiting[0]
             if now - due > self._deadline:
@@ -178,29 +178,41 @@ class _Connection(asyncio.Protocol):
             elif len(body) > self._window:
                 break
             else:
-                out.append(_frame(_Kind.HEADERS, _END_HEADERS, self._stream, self._headers))
-                out.append(_frame(_Kind.DATA, _END_STREAM, self._stream, body))
+                self._out += _frame(_Kind.HEADERS, _END_HEADERS, self._stream, self._headers)
+                self._out += _frame(_Kind.DATA, _END_STREAM, self._stream, body)
                 self._due[self._stream] = due
                 self._stream += 2
                 self._window -= len(body)
             self.waiting.popleft()
-        if out:
-            self._transport.write(b"".join(out))
+        try:
+            while self._out:
+                del self._out[: self._socket.send(self._out)]
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass  # with the next
 
-    def data_received(self, data: bytes) -> None:
-        now = self._time()
-        buffer = self._buffer
-        buffer += data
+    def receive(self) -> None:
+        """Take what has come."""
+        try:
+            while True:
+                self._feed(self._socket.recv(1 << 16))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass  # that was all
+
+    def _feed(self, data: bytes) -> None:
+        if not data:
+            raise ConnectionResetError("the server ended a connection")
+        now = perf_counter()
+        data = self._in + data
         at = 0
-        while len(buffer) - at >= 9:
-            end = at + 9 + int.from_bytes(buffer[at : at + 3], "big")
-            if len(buffer) < end:
+        while len(data) - at >= _HEAD.size:
+            high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
+            begin = at + _HEAD.size
+            end = begin + (high << 16 | low)
+            if len(data) < end:
                 break
-            kind, flags = buffer[at + 3], buffer[at + 4]
-            stream = int.from_bytes(buffer[at + 5 : at + 9], "big")
-            self._take(kind, flags, stream, bytes(buffer[at + 9 : end]), now)
+            self._take(kind, flags, stream, data[begin:end], now)
             at = end
-        del buffer[:at]
+        self._in = data[at:]
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes, now: float) -> None:
         match kind:
@@ -212,16 +224,11 @@ class _Connection(asyncio.Protocol):
                 self._answered.discard(stream)
                 self._end(stream, now)
             case _Kind.SETTINGS if not flags & _ACK:
-                settings = {
-                    int.from_bytes(payload[at : at + 2], "big"): payload[at + 2 : at + 6]
-                    for at in range(0, len(payload), 6)
-                }
-                if 3 in settings:  # streams at once
-                    self._most = int.from_bytes(settings[3], "big")
-                self._transport.write(_frame(_Kind.SETTINGS, _ACK, 0, b""))
-                self.opened.set()
+                pairs = [unpack_from(">HI", payload, at) for at in range(0, len(payload), 6)]
+                self._most = dict(pairs).get(_STREAMS_AT_ONCE, self._most or _MOST)
+                self._out += _frame(_Kind.SETTINGS, _ACK, 0, b"")
             case _Kind.PING if not flags & _ACK:
-                self._transport.write(_frame(_Kind.PING, _ACK, 0, payload))
+                self._out += _frame(_Kind.PING, _ACK, 0, payload)
             case _Kind.WINDOW_UPDATE if not stream:
                 self._window += int.from_bytes(payload, "big")
 
