@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import statistics
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from scripts.bench.target import Target
 __all__ = ["latency"]
 
 LOADS = (0.5, 0.8, 0.95, 1.5, 2.0, 3.0)
-"""Parts of the capacity, which was measured just before."""
+"""Parts of the capacity, which is measured just before each."""
 DEADLINE = 1.0
 """Seconds that a gate waits."""
 CROWD = 23_000.0
@@ -32,10 +31,10 @@ _LONGER = 4
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
-    target: Target
-    pid: int
+class _Round:
     capacity: float
+    """Calls a second."""
+    outcome: Outcome
 
 
 def latency(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figure]:
@@ -46,55 +45,47 @@ def latency(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Fi
     echo, bare = field.echo(field.load.once(target, requests[0]))
     spawn = multiprocessing.get_context("spawn")
     with echo, ProcessPoolExecutor(1, mp_context=spawn) as elsewhere:
-        rates = interleave(
-            rounds,
-            lambda: run(field, target, requests, seconds, field.pids).rate,
-            lambda: run(field, bare, requests, seconds, (echo.pid,)).rate,
-        )
-        yield compare(
-            f"{case}.capacity", "calls/s", rates[0], "echo", rates[1], aim={"value": CROWD},
-            load=field.load.name,
-        )  # fmt: skip
-        capacities = [statistics.median(each) for each in rates]
-        sides = [
-            _Side(target, field.pids[0], capacities[0]),
-            _Side(bare, echo.pid, capacities[1]),
-        ]
 
-        def ask(side: _Side, load: float) -> Outcome:
-            until_idle(side.pid)
-            return elsewhere.submit(
-                openloop.run,
-                side.target, requests, load * side.capacity, seconds * _LONGER, DEADLINE,
-            ).result()  # fmt: skip
+        def ask(target: Target, pid: int, load: float) -> _Round:
+            until_idle(pid)
+            capacity = run(field, target, requests, 2 * seconds, (pid,)).rate
+            until_idle(pid)
+            asking = elsewhere.submit(
+                openloop.run, target, requests, load * capacity, seconds * _LONGER, DEADLINE
+            )
+            return _Round(capacity, asking.result())
 
-        asked = [functools.partial(ask, side, load) for load in LOADS for side in sides]
-        outcomes = interleave(min(rounds, _ROUNDS), *asked)
-    for at, load in enumerate(LOADS):
-        ours, theirs = outcomes[2 * at : 2 * at + 2]
-        yield from _figures(f"{case}.{load:.0%}", ours, theirs, load, capacities[0])
-    behind = [
-        1000 * _percentile(outcome.behind, 0.99)
-        for round_ in zip(*outcomes, strict=True)
-        for outcome in round_
+        sides = ((target, field.pids[0]), (bare, echo.pid))
+        ask(*sides[0], LOADS[0])  # its processes begin
+        asked = [functools.partial(ask, *side, load) for load in LOADS for side in sides]
+        found = interleave(min(rounds, _ROUNDS), *asked)
+    ours, theirs = found[::2], found[1::2]
+    capacities = [
+        [each.capacity for rounds_ in side for each in rounds_] for side in (ours, theirs)
     ]
-    yield compare(f"{case}.behind", "ms", behind, load=_LOAD)
+    yield compare(
+        f"{case}.capacity", "calls/s", capacities[0], "echo", capacities[1],
+        aim={"value": CROWD}, load=field.load.name,
+    )  # fmt: skip
+    for load, mine, others in zip(LOADS, ours, theirs, strict=True):
+        yield from _figures(f"{case}.{load:.0%}", mine, others)
+    behind = [_percentile(each.outcome.behind, 0.99) for rounds_ in found for each in rounds_]
+    yield compare(f"{case}.behind", "ms", [1000 * each for each in behind], load=_LOAD)
 
 
-def _figures(
-    case: str, ours: Sequence[Outcome], theirs: Sequence[Outcome], load: float, capacity: float
-) -> Iterator[Figure]:
-    good = [len(each.in_time) / each.seconds for each in ours]
-    bearable = [min(load, 1.0) * capacity] * len(good)
-    peer = "offered" if load <= 1 else "capacity"
-    yield compare(f"{case}.good", "calls/s", good, peer, bearable, load=_LOAD)
+def _figures(case: str, ours: Sequence[_Round], theirs: Sequence[_Round]) -> Iterator[Figure]:
+    outcomes = [each.outcome for each in ours]
+    good = [len(each.in_time) / each.seconds for each in outcomes]
+    asked = [len(each.behind) / each.seconds for each in outcomes]
+    bearable = [min(rate, each.capacity) for rate, each in zip(asked, ours, strict=True)]
+    yield compare(f"{case}.good", "calls/s", good, "bearable", bearable, load=_LOAD)
     for name, part in (("p50", 0.5), ("p99", 0.99)):
-        took = [[1000 * _took(each, part) for each in side] for side in (ours, theirs)]
+        took = [[1000 * _took(each.outcome, part) for each in side] for side in (ours, theirs)]
         yield compare(
             f"{case}.{name}", "ms", took[0], "echo", took[1], less_is_better=True, load=_LOAD
         )
-    refused = [100 * each.refused / len(each.behind) for each in ours]
-    late = [100 * each.late / len(each.behind) for each in ours]
+    refused = [100 * each.refused / len(each.behind) for each in outcomes]
+    late = [100 * each.late / len(each.behind) for each in outcomes]
     yield compare(f"{case}.refused", "%", refused, load=_LOAD)
     yield compare(f"{case}.late", "%", late, load=_LOAD)
 

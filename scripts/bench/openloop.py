@@ -54,9 +54,11 @@ class _Kind(enum.IntEnum):
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the calls; times are in seconds."""
+    """What became of the calls that were due in some seconds; times are in seconds."""
 
+    begin: float
     seconds: float
+    deadline: float
     in_time: list[float] = field(default_factory=list)
     """How long each took that was answered by its deadline."""
     refused: int = 0
@@ -64,27 +66,49 @@ class Outcome:
     behind: list[float] = field(default_factory=list)
     """How late each was sent: the fault of the load, not of the server."""
 
+    def send(self, due: float, now: float) -> None:
+        """Note that a call goes out."""
+        if self._counts(due):
+            self.behind.append(now - due)
+
+    def end(self, due: float, now: float, *, answered: bool) -> None:
+        """Note that a call came to its end."""
+        took = now - due
+        if not self._counts(due):
+            return
+        if took > self.deadline:
+            self.late += 1
+        elif answered:
+            self.in_time.append(took)
+        else:
+            self.refused += 1
+
+    def _counts(self, due: float) -> bool:
+        return self.begin <= due < self.begin + self.seconds
+
 
 def run(
     target: Target, requests: Sequence[bytes], rate: float, seconds: float, deadline: float
 ) -> Outcome:
     """Call with one request after another, so often a second on average.
 
-    It needs a process, or at least a core, for itself.
+    It needs a process, or at least a core, for itself. It begins before the seconds that count, and
+    goes on after them, as long as the deadline is: the first calls meet a queue as long as it will
+    be, and the last are not answered the sooner for want of others.
 
     :param deadline: seconds that each call has, which the server is told; then it is cancelled.
     :raises OSError: the server ended a connection.
     """
-    outcome = Outcome(seconds)
-    connections = [_Connection(target, deadline, outcome) for _ in range(_CONNECTIONS)]
+    connections = [_Connection(target, deadline) for _ in range(_CONNECTIONS)]
     gc.disable()  # its pauses would count as the server's
     try:
+        outcome = Outcome(perf_counter() + deadline, seconds, deadline)
         _send(connections, requests, rate, outcome)
+        return outcome
     finally:
         gc.enable()
         for connection in connections:
             connection.close()
-    return outcome
 
 
 def _send(
@@ -94,30 +118,29 @@ def _send(
     bodies = itertools.cycle(b"\x00" + len(each).to_bytes(4, "big") + each for each in requests)
     gap = random.Random(1).expovariate  # noqa: S311 - nothing is secret, and each run is alike
     due = perf_counter()
-    end = due + outcome.seconds
+    end = outcome.begin + outcome.seconds + outcome.deadline
     while due < end or any(connection.busy for connection in connections):
         now = perf_counter()
         while due < end and due <= now:
             next(turn).waiting.append((due, next(bodies)))
-            outcome.behind.append(now - due)
+            outcome.send(due, now)
             due += gap(rate)
         for connection in connections:
-            connection.send(now)
+            connection.send(now, outcome)
         full = [connection for connection in connections if connection.full]
         pause = _LOOK_SECONDS if due >= end else min(_LOOK_SECONDS, due - perf_counter())
         # It wakes at microseconds, where epoll, and so asyncio, wakes at milliseconds.
         for connection in select.select(connections, full, (), max(0.0, pause))[0]:
-            connection.receive()
+            connection.receive(outcome)
 
 
 class _Connection:
-    def __init__(self, target: Target, deadline: float, outcome: Outcome) -> None:
+    def __init__(self, target: Target, deadline: float) -> None:
         self.waiting: deque[tuple[float, bytes]] = deque()
         """When each call was due that is not sent yet, and its body."""
         self._due: dict[int, float] = {}
         """The streams under way, the oldest first."""
         self._answered: set[int] = set()
-        self._outcome = outcome
         self._deadline = deadline
         self._headers = _headers(target, deadline)
         self._in = b""
@@ -125,6 +148,8 @@ class _Connection:
         self._stream = 1
         self._window = 65_535
         self._most = 0
+        self._ended: list[tuple[float, bool]] = []
+        """Of each call that ended: when it was due, and whether it was answered."""
         self._socket = self._open(target)
 
     def _open(self, target: Target) -> ssl.SSLSocket:
@@ -165,16 +190,15 @@ class _Connection:
         """Whether the socket took less than there is to send."""
         return bool(self._out)
 
-    def send(self, now: float) -> None:
+    def send(self, now: float, outcome: Outcome) -> None:
         """Send what is due and may be sent; cancel what has passed its deadline."""
         while self._due and now - self._due[stream := next(iter(self._due))] > self._deadline:
-            del self._due[stream]
-            self._outcome.late += 1
+            outcome.end(self._due.pop(stream), now, answered=False)
             self._out += _frame(_Kind.RST_STREAM, 0, stream, _CANCEL)
         while self.waiting and len(self._due) < self._most:
             due, body = self.waiting[0]
             if now - due > self._deadline:
-                self._outcome.late += 1
+                outcome.end(due, now, answered=False)
             elif len(body) > self._window:
                 break
             else:
@@ -190,18 +214,21 @@ class _Connection:
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
             pass  # with the next
 
-    def receive(self) -> None:
+    def receive(self, outcome: Outcome) -> None:
         """Take what has come."""
         try:
             while True:
                 self._feed(self._socket.recv(1 << 16))
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass  # that was all
+        now = perf_counter()
+        for due, answered in self._ended:
+            outcome.end(due, now, answered=answered)
+        self._ended.clear()
 
     def _feed(self, data: bytes) -> None:
         if not data:
             raise ConnectionResetError("the server ended a connection")
-        now = perf_counter()
         data = self._in + data
         at = 0
         while len(data) - at >= _HEAD.size:
@@ -210,19 +237,18 @@ class _Connection:
             end = begin + (high << 16 | low)
             if len(data) < end:
                 break
-            self._take(kind, flags, stream, data[begin:end], now)
+            self._take(kind, flags, stream, data[begin:end])
             at = end
         self._in = data[at:]
 
-    def _take(self, kind: int, flags: int, stream: int, payload: bytes, now: float) -> None:
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         match kind:
             case _Kind.DATA:
                 self._answered.add(stream)
             case _Kind.HEADERS if flags & _END_STREAM:
-                self._end(stream, now)
+                self._end(stream, answered=stream in self._answered)
             case _Kind.RST_STREAM:
-                self._answered.discard(stream)
-                self._end(stream, now)
+                self._end(stream, answered=False)
             case _Kind.SETTINGS if not flags & _ACK:
                 pairs = [unpack_from(">HI", payload, at) for at in range(0, len(payload), 6)]
                 self._most = dict(pairs).get(_STREAMS_AT_ONCE, self._most or _MOST)
@@ -232,18 +258,10 @@ class _Connection:
             case _Kind.WINDOW_UPDATE if not stream:
                 self._window += int.from_bytes(payload, "big")
 
-    def _end(self, stream: int, now: float) -> None:
-        answered = stream in self._answered
+    def _end(self, stream: int, *, answered: bool) -> None:
         self._answered.discard(stream)
-        if (due := self._due.pop(stream, None)) is None:  # it was cancelled
-            return
-        took = now - due
-        if took > self._deadline:
-            self._outcome.late += 1
-        elif answered:
-            self._outcome.in_time.append(took)
-        else:
-            self._outcome.refused += 1
+        if (due := self._due.pop(stream, None)) is not None:  # else it was cancelled
+            self._ended.append((due, answered))
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
