@@ -1,4 +1,4 @@
-"""h2load (Debian's nghttp2-client) as the load: in C, a tenth of what a call costs the server.
+"""h2load (Debian's nghttp2-client) as the load: in C, a quarter of what a call costs a bare server.
 
 It knows neither client certificates nor gRPC. The first `h2load.c` gives to it, built for each run
 of the benchmarks; for the second a framed body and two headers do. It counts HTTP statuses, which
