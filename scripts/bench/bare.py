@@ -161,6 +161,8 @@ def _trust(key: PrivateKey, now: datetime) -> TrustList:
 def _ecdsa(key: PrivateKey, signed: list[bytes], typ: cose.ObjectType) -> Callable[[], int]:
     """The bare verification of as many signatures, everything read beforehand."""
     native, algorithm = key.native.public_key(), ec.ECDSA(SHA256())
+    if not isinstance(native, ec.EllipticCurvePublicKey):
+        raise TypeError(native)
     plain = [_plain(each, typ) for each in signed]
 
     def verify() -> int:

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from exchange.client import Client
+from exchange.client.admin import Keys
 from exchange.provinces import PROVINCES
 from exchange.v1 import peering_service_pb2, types_pb2
 from exchange.v1 import recognition_service_pb2 as pb
@@ -39,10 +40,12 @@ _Recognize = grpc.aio.UnaryUnaryMultiCallable[pb.RecognizeRequest, pb.RecognizeR
 
 
 def country(case: str, directory: Path) -> Iterator[Figure]:
-    """Calls a lookup, the way of a publication and of a revocation, memory."""
+    """Calls a lookup, the way of a publication and of revocations, memory."""
     count = int(os.environ.get("PROVINCES", len(PROVINCES)))
     codes = [HOME, *(code for code in PROVINCES if code != HOME)][:count]
-    with TrialExchange(directory, codes, issuers={HOME: (ISSUER.credit_code,)}) as exchange:
+    with TrialExchange(
+        directory, codes, issuers={HOME: (ISSUER.credit_code,)}, registry=True
+    ) as exchange:
         exchange.start(seconds=_START_SECONDS)
         yield from asyncio.run(_measure(case, exchange))
 
@@ -52,6 +55,7 @@ async def _measure(case: str, exchange: TrialExchange) -> list[Figure]:
     async with contextlib.AsyncExitStack() as stack:
         issuer = await stack.enter_async_context(exchange.client(HOME, "issuer"))
         gates = {code: await stack.enter_async_context(_gate(exchange, code)) for code in peers}
+        asked = list(gates.values())
         await _until_synchronised(exchange)
         everybody = numbers(10**6)
         memory = [resident(exchange.pid(code)) for code in exchange.provinces]
@@ -64,8 +68,7 @@ async def _measure(case: str, exchange: TrialExchange) -> list[Figure]:
             if item.error:
                 raise item.error
         await issuer.publish(last := attestation(next(everybody), now))
-        await _times(gates.values(), last.document.number, _green)
-        asked = list(gates.values())
+        await _times(asked, last.document.number, _green)
         held = [
             _calls(await gate(_request(number)), _green)
             for number, gate in zip(holders, asked * len(holders), strict=False)
@@ -75,7 +78,8 @@ async def _measure(case: str, exchange: TrialExchange) -> list[Figure]:
             for gate in (asked * _LOOKUPS)[:_LOOKUPS]
         ]
 
-        published, revoked = [], []
+        published: list[float] = []
+        revoked: list[float] = []
         for _, gate in zip(range(_CHANGES), asked * _CHANGES, strict=False):
             message = attestation(next(everybody), datetime.now(UTC))
             number = message.document.number
@@ -85,7 +89,8 @@ async def _measure(case: str, exchange: TrialExchange) -> list[Figure]:
             await issuer.revoke(UUID(message.attestation_id), "measured")
             revoked += await _times([gate], number, _refused)
             await asyncio.sleep(_PAUSE_SECONDS)
-        crowds, settled = [], []
+        crowds: list[float] = []
+        settled: list[float] = []
         for _ in range(_CROWDS):
             for times, seconds in ((crowds, 0.0), (settled, _SETTLED_SECONDS)):
                 message = attestation(next(everybody), datetime.now(UTC))
@@ -93,6 +98,7 @@ async def _measure(case: str, exchange: TrialExchange) -> list[Figure]:
                 await asyncio.sleep(seconds)
                 times.append(max(await _times(asked, message.document.number, _green)))
                 await asyncio.sleep(_SETTLED_SECONDS)
+        stolen = await _key_revoked(exchange, asked, last.document.number)
 
     everyone = float(len(peers))
     return [
@@ -105,10 +111,29 @@ async def _measure(case: str, exchange: TrialExchange) -> list[Figure]:
             "known long ago", [1000 * each for each in settled], less_is_better=True,
         ),
         compare(
+            f"{case}.key-revoked", "s", stolen[-1:], "aim", [2.0],
+            aim={"ratio": 1.0}, less_is_better=True,
+        ),
+        compare(
             f"{case}.memory", "MiB", memory, "limit", [120.0] * len(memory),
             aim={"ratio": 1.0}, less_is_better=True,
         ),
     ]  # fmt: skip
+
+
+async def _key_revoked(
+    exchange: TrialExchange, gates: Sequence[_Recognize], number: str
+) -> list[float]:
+    """Revoke the key that signed a holder's attestation; seconds until each refuses it, sorted."""
+    async with exchange.client(HOME, "admin", trust=exchange.live_trust("admin")) as admin:
+        keys = Keys(admin)
+        (key,) = (await keys.list()).keys
+        times, _ = await asyncio.gather(
+            # Not more often, or the asking would be the load.
+            _times(gates, number, _not_recognised, pause=0.1),
+            keys.revoke(key.kid, emergency=True),
+        )
+    return sorted(times)
 
 
 def _against(case: str, unit: str, value: float, peer: str, peer_value: float) -> Figure:
@@ -181,23 +206,28 @@ def _request(number: str) -> pb.RecognizeRequest:
 
 
 async def _times(
-    gates: Sequence[_Recognize], number: str, holds: Callable[[pb.Decision], bool]
+    gates: Sequence[_Recognize],
+    number: str,
+    holds: Callable[[pb.Decision], bool],
+    pause: float = 0.001,
 ) -> list[float]:
     """How long from now until each answers as it should."""
     begun = time.perf_counter()
 
     async def one(gate: _Recognize) -> float:
-        await _until(gate, number, holds)
+        await _until(gate, number, holds, pause)
         return time.perf_counter() - begun
 
     return await asyncio.gather(*(one(gate) for gate in gates))
 
 
-async def _until(gate: _Recognize, number: str, holds: Callable[[pb.Decision], bool]) -> None:
+async def _until(
+    gate: _Recognize, number: str, holds: Callable[[pb.Decision], bool], pause: float
+) -> None:
     request = _request(number)
     async with asyncio.timeout(_GIVE_UP_SECONDS):
         while not holds((await gate(request)).decision):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(pause)
 
 
 def _calls(answer: pb.RecognizeResponse, holds: Callable[[pb.Decision], bool]) -> int:
@@ -213,6 +243,10 @@ def _green(decision: pb.Decision) -> bool:
 
 def _none(decision: pb.Decision) -> bool:
     return decision.verdict == pb.VERDICT_NO_RECORD
+
+
+def _not_recognised(decision: pb.Decision) -> bool:
+    return decision.outcome == pb.OUTCOME_NOT_RECOGNIZED
 
 
 def _refused(decision: pb.Decision) -> bool:

@@ -13,10 +13,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from exchange.subjects import Document, DocumentType, EpochKey, credit_code_check, mod_11_2
 from exchange.v1 import attestation_service_pb2, types_pb2
 from nodes.identity import server_name
-from nodes.trial import TrialExchange
-from scripts.bench.echo import PATH, EchoServer
-from scripts.bench.load import Load, Target
+from nodes.trial import START_SECONDS, TrialExchange
+from scripts.bench.load import Load
 from scripts.bench.measure import child_of
+from scripts.bench.peers import PATH, BareServer, Pair, echo
+from scripts.bench.target import Target
 
 __all__ = ["HOME", "ISSUER", "Field", "attestation", "document", "numbers"]
 
@@ -74,22 +75,38 @@ class Field:
 
     :param load: what calls it.
     :param asked: the province whose node the apps and the peers call.
+    :param forgets: it asks the others each time, and keeps no answer.
     """
 
-    def __init__(self, directory: Path, load: Load, provinces: tuple[str, ...], asked: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        load: Load,
+        provinces: tuple[str, ...],
+        asked: str,
+        *,
+        forgets: bool = False,
+    ) -> None:
+        self._environment = {"TONGXING_PEERS__CACHED_SECONDS": "0"} if forgets else {}
         self.load = load
         self.asked = asked
         self._exchange = TrialExchange(directory, provinces, issuers={HOME: (ISSUER.credit_code,)})
 
-    def start(self) -> None:
-        """Start the nodes."""
-        self._exchange.start()
+    def start(self, seconds: float = START_SECONDS) -> None:
+        """Start the nodes; one may take so long."""
+        self._exchange.start(environment=self._environment, seconds=seconds)
+
+    def restart(self, seconds: float) -> None:
+        """Stop the nodes, and start them again."""
+        self.stop()
+        self.__dict__.pop("pids", None)
+        self.start(seconds)
 
     @cached_property
     def pids(self) -> tuple[int, int]:
         """The asked node's process, and its Valkey's."""
         node = self._exchange.pid(self.asked)
-        return node, child_of(node)
+        return node, child_of(node, "valkey-server")
 
     def stop(self) -> None:
         """Stop the nodes."""
@@ -126,7 +143,9 @@ class Field:
     def _epoch(self) -> EpochKey:
         return self._exchange.epoch_key()
 
-    def target(self, province: str, who: str, path: str, address: str = "") -> Target:
+    def target(
+        self, province: str, who: str, path: str, address: str = "", *, json: bool = False
+    ) -> Target:
         """A method of a province's node, or of what stands at an address in its name."""
         return Target(
             address=address or self._exchange.addresses[province],
@@ -135,14 +154,23 @@ class Field:
             key=self._read(province, f"{who}-key.pem"),
             authority=self._read(province, "authority.pem"),
             server_name=server_name(province),
+            json=json,
         )
 
-    def echo(self, answer: bytes) -> tuple[EchoServer, Target]:
-        """An echo server in the name of the asked province, and how to call it."""
-        certificate, key, authority = (
-            self._read(self.asked, name) for name in ("node.pem", "node-key.pem", "authority.pem")
-        )
-        server = EchoServer(answer, certificate, key, authority)
+    @property
+    def pair(self) -> Pair:
+        """What a peer is held by that stands in the place of the asked node."""
+        home = self._exchange.directory / self.asked
+        return Pair(home / "node.pem", home / "node-key.pem", home / "authority.pem")
+
+    @property
+    def store(self) -> str:
+        """The URL of the asked node's Valkey."""
+        return f"unix://{self._exchange.store(self.asked)}"
+
+    def echo(self, answer: bytes) -> tuple[BareServer, Target]:
+        """An echo server in the place of the asked node, and how to call it."""
+        server = BareServer(self.pair, echo, answer)
         return server, self.target(self.asked, "app", PATH, server.address)
 
     def _read(self, province: str, name: str) -> bytes:

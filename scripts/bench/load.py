@@ -1,19 +1,23 @@
-"""The load: grpc.aio clients in processes of their own, each with one connection a target.
+"""The load: h2load for unary calls, where it is there, else grpc.aio clients in processes of ours.
 
-It is ours, no ghz and no wrk, and it costs about as much CPU a call as a bare server: on two cores
-it competes with what it measures. So every figure has its peer under the same load, and stands
-beside the server's own CPU time a call, which the load does not touch.
+Such a client costs about as much CPU a call as a bare server: on two cores it competes with what it
+measures. So every figure has its peer under the same load, names the load, and stands beside the
+server's own CPU time a call, which the load does not touch.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import itertools
 import multiprocessing
+import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,47 +26,37 @@ import grpc.aio
 import uvloop
 
 from exchange.v1 import attestation_service_pb2
+from scripts.bench.h2load import H2load
+from scripts.bench.target import CONNECTIONS, IN_FLIGHT, Ran, Target, tls
 
-__all__ = ["Load", "Ran", "Target"]
+__all__ = ["Load"]
 
-PROCESSES = 2
-IN_FLIGHT = 32
-"""Calls that each process keeps running at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A method of a server, and who calls it; the last four are PEM and a name."""
-
-    address: str
-    path: str
-    certificate: bytes
-    key: bytes
-    authority: bytes
-    server_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a round did."""
-
-    calls: int
-    rate: float
-    """Calls a second."""
+_Method = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 
 class Load:
-    """Some processes that wait for work."""
+    """Calls servers.
 
-    def __init__(self) -> None:
+    :param ours: even where h2load is there, the load is ours.
+    """
+
+    def __init__(self, *, ours: bool = False) -> None:
+        self._stack = contextlib.ExitStack()
+        self._h2load: H2load | None = None
+        self._turn = itertools.count()
+        if missing := H2load.missing():
+            print(f"no h2load: the load is grpc.aio's; apt-get install {missing}", file=sys.stderr)
+        elif not ours:
+            scratch = self._stack.enter_context(tempfile.TemporaryDirectory())
+            self._h2load = H2load(Path(scratch))
         context = multiprocessing.get_context("spawn")
-        self._workers: list[tuple[Any, Connection]] = []
-        for _ in range(PROCESSES):
-            ours, theirs = context.Pipe()
+        self._workers: list[tuple[Any, Connection[Any, Any]]] = []
+        for _ in range(CONNECTIONS):
+            here, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
-            self._workers.append((process, ours))
+            self._workers.append((process, here))
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +71,12 @@ class Load:
             pipe.close()
             process.join(10)
             process.kill()
+        self._stack.close()
+
+    @property
+    def name(self) -> str:
+        """What makes it."""
+        return "h2load" if self._h2load else "grpc.aio"
 
     def calls(
         self,
@@ -85,7 +85,14 @@ class Load:
         seconds: float,
         in_flight: int = IN_FLIGHT,
     ) -> Ran:
-        """Call a method with one request after another for some seconds, from all processes."""
+        """Call a method for some seconds.
+
+        Ours goes through all the requests; h2load knows one, so each round takes the next.
+        """
+        if self._h2load:
+            request = requests[next(self._turn) % len(requests)]
+            answer = self.once(target, request)
+            return self._h2load.calls(target, request, answer, seconds, in_flight)
         for number, (_, pipe) in enumerate(self._workers):
             at = number * len(requests) // len(self._workers)
             pipe.send((_calls, target, (*requests[at:], *requests[:at]), seconds, in_flight))
@@ -93,7 +100,12 @@ class Load:
         return Ran(sum(calls for calls, _ in ran), sum(calls / took for calls, took in ran))
 
     def once(self, target: Target, request: bytes) -> bytes:
-        """One call, and its answer."""
+        """One call, and its answer.
+
+        :raises RuntimeError: it was refused.
+        """
+        if target.json:
+            return _once_json(target, request)
         _, pipe = self._workers[0]
         pipe.send((_once, target, request))
         answer: bytes = _answer(pipe)
@@ -110,18 +122,32 @@ class Load:
         return rate
 
 
-def _answer(pipe: Connection) -> Any:
+def _once_json(target: Target, request: bytes) -> bytes:
+    context = tls(target, "http/1.1")
+    context.check_hostname = False  # it is called by its address
+    with contextlib.closing(
+        http.client.HTTPSConnection(target.address, timeout=10, context=context)
+    ) as connection:
+        connection.request("POST", target.path, request, {"content-type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+    if response.status != http.HTTPStatus.OK:
+        raise RuntimeError(f"the load failed: HTTP {response.status}")
+    return answer
+
+
+def _answer(pipe: Connection[Any, Any]) -> Any:
     answer = pipe.recv()
     if isinstance(answer, str):
         raise RuntimeError(f"the load failed: {answer}")  # noqa: TRY004 - a worker's message
     return answer
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection[Any, Any]) -> None:
     uvloop.run(_serve(pipe))
 
 
-async def _serve(pipe: Connection) -> None:
+async def _serve(pipe: Connection[Any, Any]) -> None:
     loop = asyncio.get_running_loop()
     channels: dict[Target, grpc.aio.Channel] = {}
     while True:
@@ -152,14 +178,14 @@ def _channel(target: Target) -> grpc.aio.Channel:
 
 
 async def _once(channel: grpc.aio.Channel, path: str, request: bytes) -> bytes:
-    answer: bytes = await channel.unary_unary(path)(request, timeout=10)
-    return answer
+    method: _Method = channel.unary_unary(path)
+    return await method(request, timeout=10)
 
 
 async def _calls(
     channel: grpc.aio.Channel, path: str, requests: Sequence[bytes], seconds: float, in_flight: int
 ) -> tuple[int, float]:
-    method = channel.unary_unary(path)
+    method: _Method = channel.unary_unary(path)
     source = itertools.cycle(requests)
     began = time.perf_counter()
     end = began + seconds
@@ -181,7 +207,8 @@ async def _publish(channel: grpc.aio.Channel, path: str, requests: Sequence[byte
             yield request
 
     began = time.perf_counter()
-    answers = [answer async for answer in channel.stream_stream(path)(source())]
+    method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path)
+    answers = [answer async for answer in method(source())]
     took = time.perf_counter() - began
     for answer in answers:
         status = attestation_service_pb2.PublishAttestationsResponse.FromString(answer).status

@@ -10,7 +10,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Figure", "child_of", "compare", "cpu_seconds", "interleave", "per_second", "resident"]
+__all__ = [
+    "Figure",
+    "child_of",
+    "compare",
+    "cpu_seconds",
+    "interleave",
+    "per_second",
+    "resident",
+    "until_idle",
+]
+
+_IDLE = 0.1
+"""The share of a core that a process may need and still count as idle."""
+_SETTLED_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +34,7 @@ class Figure:
         peer_value, or the inverse where less is better.
     :param aim: what design.md §12 wants: ``{"ratio": 0.9}`` or ``{"value": 150000}``, at least.
     :param spread: (largest - smallest) / median of the rounds' ratios, or values without a peer.
+    :param load: what made the calls, where there were any.
     """
 
     case: str
@@ -32,6 +46,7 @@ class Figure:
     aim: dict[str, float] | None = None
     rounds: int = 1
     spread: float = 0.0
+    load: str | None = None
 
     def __str__(self) -> str:
         return json.dumps(
@@ -56,11 +71,12 @@ def compare(
     *,
     aim: dict[str, float] | None = None,
     less_is_better: bool = False,
+    load: str | None = None,
 ) -> Figure:
     """A figure from the values of the rounds."""
     if not peer_values:
-        value = statistics.median(values)
-        return Figure(case, value, unit, aim=aim, rounds=len(values), spread=_spread(values))
+        value, spread = statistics.median(values), _spread(values)
+        return Figure(case, value, unit, aim=aim, rounds=len(values), spread=spread, load=load)
     ratios = [
         theirs / ours if less_is_better else ours / theirs
         for ours, theirs in zip(values, peer_values, strict=True)
@@ -75,6 +91,7 @@ def compare(
         aim,
         len(values),
         _spread(ratios),
+        load,
     )
 
 
@@ -126,12 +143,30 @@ def resident(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def child_of(pid: int) -> int:
-    """The one child of a process: a node's Valkey."""
+def until_idle(*pids: int, seconds: float = 0.2) -> None:
+    """Wait until processes did nothing for so long, but no longer than two minutes."""
+    end = time.monotonic() + _SETTLED_SECONDS
+    spent = seconds
+    while spent > _IDLE * seconds and time.monotonic() < end:
+        before = sum(map(cpu_seconds, pids))
+        time.sleep(seconds)
+        spent = sum(map(cpu_seconds, pids)) - before
+
+
+def child_of(pid: int, name: str) -> int:
+    """The one child of a process that has this name."""
     (child,) = (
         int(stat.parent.name)
         for stat in Path("/proc").glob("[0-9]*/stat")
-        if int(stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
-        == pid
+        if _is_child(stat, pid, name)
     )
     return child
+
+
+def _is_child(stat: Path, parent: int, name: str) -> bool:
+    try:
+        text = stat.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it ended
+        return False
+    before, _, after = text.rpartition(")")
+    return before.partition("(")[2] == name and int(after.split()[1]) == parent

@@ -9,22 +9,34 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from exchange.v1 import peer_service_pb2, recognition_service_pb2
+from nodes.trial import wait_until
 from scripts.bench.field import Field, document, numbers
-from scripts.bench.load import IN_FLIGHT, Target
 from scripts.bench.measure import Figure, compare, cpu_seconds, interleave, per_second, resident
+from scripts.bench.target import IN_FLIGHT, Target
 
-__all__ = ["batch", "fetch", "idle", "publish", "recognize"]
+__all__ = [
+    "FETCH",
+    "Round",
+    "batch",
+    "fetch",
+    "idle",
+    "publish",
+    "recognitions",
+    "recognize",
+    "run",
+]
 
-_FETCH = "/tongxing.v1.PeerService/FetchAttestations"
+FETCH = "/tongxing.v1.PeerService/FetchAttestations"
 _RECOGNIZE = "/tongxing.v1.RecognitionService/Recognize"
 _BATCH_RECOGNIZE = "/tongxing.v1.RecognitionService/BatchRecognize"
 _TRAIN = 588
 _STREAM = 2048
+_HEARD_SECONDS = 30.0
 _ECHO = "echo"
 
 
 @dataclass(frozen=True, slots=True)
-class _Round:
+class Round:
     """Items a second, and the CPU time that each process spent on one, in µs."""
 
     rate: float
@@ -40,7 +52,13 @@ def idle(case: str, field: Field, rounds: int) -> Iterator[Figure]:
 
 
 def fetch(
-    case: str, field: Field, rounds: int, seconds: float, *, tokens: int, aim: dict[str, float]
+    case: str,
+    field: Field,
+    rounds: int,
+    seconds: float,
+    *,
+    tokens: int,
+    aim: dict[str, float] | None = None,
 ) -> Iterator[Figure]:
     """FetchAttestations, counted in tokens."""
     all_ = [field.token(number) for number in field.holders]
@@ -50,7 +68,7 @@ def fetch(
         ).SerializeToString()
         for at in range(0, len(all_), tokens)
     ]
-    target = field.target(field.asked, "node", _FETCH)
+    target = field.target(field.asked, "node", FETCH)
     subjects = peer_service_pb2.FetchAttestationsResponse.FromString(
         field.load.once(target, requests[0])
     ).subjects
@@ -59,20 +77,38 @@ def fetch(
 
 
 def recognize(
-    case: str, field: Field, rounds: int, seconds: float, *, aim: dict[str, float] | None
+    case: str,
+    field: Field,
+    rounds: int,
+    seconds: float,
+    *,
+    calls: int,
+    aim: dict[str, float] | None = None,
 ) -> Iterator[Figure]:
-    """Recognize, one holder a call; the evidence lies where the field has it."""
-    target = field.target(field.asked, "app", _RECOGNIZE)
-    requests = _recognitions(field)
-    answer = field.load.once(target, requests[0])
-    decision = recognition_service_pb2.RecognizeResponse.FromString(answer).decision
-    _expect(decision.outcome == recognition_service_pb2.OUTCOME_RECOGNIZED, case)
+    """Recognize, one holder a call; the evidence lies where the field has it.
+
+    :param calls: to peers, that each takes once it was asked before.
+    """
+    target, requests = recognitions(field)
+
+    def as_it_should() -> bool:
+        answer = field.load.once(target, requests[-1])
+        decision = recognition_service_pb2.RecognizeResponse.FromString(answer).decision
+        return (
+            decision.outcome == recognition_service_pb2.OUTCOME_RECOGNIZED
+            and sum(each.calls for each in decision.answers) == calls
+        )
+
+    # The last that was published: it takes a moment until the others have heard of it.
+    wait_until(f"{case} is answered as it should be", as_it_should, _HEARD_SECONDS)
+    for request in requests:
+        field.load.once(target, request)
     yield from _against_echo(case, field, target, requests, rounds, seconds, aim)
 
 
 def batch(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figure]:
     """BatchRecognize of a trainload, against as many holders asked for one by one."""
-    single = field.target(field.asked, "app", _RECOGNIZE)
+    single, one_by_one = recognitions(field)
     many = field.target(field.asked, "app", _BATCH_RECOGNIZE)
     train = recognition_service_pb2.BatchRecognizeRequest(
         documents=[document(number) for number in field.holders[:_TRAIN]],
@@ -83,13 +119,12 @@ def batch(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figu
     ).items
     recognized = recognition_service_pb2.OUTCOME_RECOGNIZED
     _expect(all(item.decision.outcome == recognized for item in items), case)
-    one_by_one = _recognitions(field)[:_TRAIN]
     ours, theirs = interleave(
         rounds,
-        lambda: _load(field, many, [train], seconds, field.pids, items=_TRAIN, in_flight=1),
-        lambda: _load(field, single, one_by_one, seconds, field.pids),
+        lambda: run(field, many, [train], seconds, field.pids, items=_TRAIN, in_flight=1),
+        lambda: run(field, single, one_by_one[:_TRAIN], seconds, field.pids),
     )
-    yield from _figures(case, "holders/s", ours, theirs, "one by one", None)
+    yield from _figures(case, "holders/s", ours, theirs, "one by one", None, field.load.name)
 
 
 def publish(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figure]:
@@ -105,10 +140,10 @@ def publish(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Fi
     )
     field.publish(next(streams))
 
-    def published() -> _Round:
+    def published() -> Round:
         before = [cpu_seconds(pid) for pid in field.pids]
         rate = field.publish(next(streams))
-        return _Round(rate, _spent(before, field.pids, _STREAM))
+        return Round(rate, _spent(before, field.pids, _STREAM))
 
     def signed() -> int:
         for _ in range(100):
@@ -116,17 +151,19 @@ def publish(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Fi
         return 100
 
     ours, signatures = interleave(rounds, published, lambda: per_second(signed, seconds / 2))
-    theirs = [_Round(rate, (1e6 / rate,)) for rate in signatures]
-    yield from _figures(case, "items/s", ours, theirs, "signing", {"ratio": 0.5})
+    theirs = [Round(rate, (1e6 / rate,)) for rate in signatures]
+    yield from _figures(case, "items/s", ours, theirs, "signing", {"ratio": 0.5}, "grpc.aio")
 
 
-def _recognitions(field: Field) -> list[bytes]:
-    return [
+def recognitions(field: Field) -> tuple[Target, list[bytes]]:
+    """Recognize at the asked node, and a request for each holder."""
+    requests = [
         recognition_service_pb2.RecognizeRequest(
             document=document(number), purpose="PURPOSE_ENTRY_CHECK"
         ).SerializeToString()
         for number in field.holders
     ]
+    return field.target(field.asked, "app", _RECOGNIZE), requests
 
 
 def _expect(holds: bool, case: str) -> None:
@@ -153,14 +190,14 @@ def _against_echo(
         field.load.calls(bare, requests, seconds)
         ours, theirs = interleave(
             rounds,
-            lambda: _load(field, target, requests, seconds, field.pids, items=items),
-            lambda: _load(field, bare, requests, seconds, (echo.pid,), items=items),
+            lambda: run(field, target, requests, seconds, field.pids, items=items),
+            lambda: run(field, bare, requests, seconds, (echo.pid,), items=items),
         )
     unit = "calls/s" if items == 1 else "tokens/s"
-    yield from _figures(case, unit, ours, theirs, _ECHO, aim)
+    yield from _figures(case, unit, ours, theirs, _ECHO, aim, field.load.name)
 
 
-def _load(
+def run(
     field: Field,
     target: Target,
     requests: Sequence[bytes],
@@ -169,10 +206,15 @@ def _load(
     *,
     items: int = 1,
     in_flight: int = IN_FLIGHT,
-) -> _Round:
+) -> Round:
+    """Call a method for some seconds.
+
+    :param pids: the processes whose CPU time is counted.
+    :param items: in each call.
+    """
     before = [cpu_seconds(pid) for pid in pids]
     ran = field.load.calls(target, requests, seconds, in_flight)
-    return _Round(ran.rate * items, _spent(before, pids, ran.calls * items))
+    return Round(ran.rate * items, _spent(before, pids, ran.calls * items))
 
 
 def _spent(before: Sequence[float], pids: Sequence[int], items: int) -> tuple[float, ...]:
@@ -184,18 +226,25 @@ def _spent(before: Sequence[float], pids: Sequence[int], items: int) -> tuple[fl
 def _figures(
     case: str,
     unit: str,
-    ours: Sequence[_Round],
-    theirs: Sequence[_Round],
+    ours: Sequence[Round],
+    theirs: Sequence[Round],
     peer: str,
     aim: dict[str, float] | None,
+    load: str,
 ) -> Iterator[Figure]:
     """The rate; the CPU time of the server; that of its Valkey."""
 
-    def each(rounds: Sequence[_Round], take: Callable[[_Round], float]) -> list[float]:
+    def each(rounds: Sequence[Round], take: Callable[[Round], float]) -> list[float]:
         return [take(one) for one in rounds]
 
     yield compare(
-        case, unit, each(ours, lambda r: r.rate), peer, each(theirs, lambda r: r.rate), aim=aim
+        case,
+        unit,
+        each(ours, lambda r: r.rate),
+        peer,
+        each(theirs, lambda r: r.rate),
+        aim=aim,
+        load=load,
     )
     unit = f"µs/{unit.removesuffix('s/s')}"
     yield compare(
@@ -205,5 +254,6 @@ def _figures(
         peer,
         each(theirs, lambda r: r.cpu[0]),
         less_is_better=True,
+        load=load,
     )
-    yield compare(f"{case}.valkey", unit, each(ours, lambda r: r.cpu[1]))
+    yield compare(f"{case}.valkey", unit, each(ours, lambda r: r.cpu[1]), load=load)
