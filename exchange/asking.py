@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from exchange.facts import Colour, Kind
+from exchange.facts import Colour
+from exchange.provinces import PROVINCES
 from exchange.rules import Known, Rule, RuleBook
 from exchange.texts import Text
 
@@ -85,19 +86,38 @@ def failed(said: Sequence[RuleVerdict]) -> Rule | None:
     return next((each.rule for each in said if each.failed), None)
 
 
-def refusal(said: Sequence[RuleVerdict], kinds: Collection[Kind]) -> Text:
-    """Say in words that no rule accepts it, and what the green rules for those kinds ask for.
+def refusal(said: Sequence[RuleVerdict], known: Collection[Known]) -> Text:
+    """Say in words that no rule accepts it, and what the green rules for such facts ask for.
 
-    :param kinds: the kinds of what is known.
+    Where there are such rules, and all are about facts from elsewhere, that is said instead.
+
+    :param known: what the rules were asked of, or would be.
     """
+    facts = sorted({(each.fact.kind, each.province) for each in known})
+    green = [each.rule for each in said if each.rule.colour is Colour.GREEN]
     wanted = [
-        each.rule.reason
-        for each in said
-        if each.rule.colour is Colour.GREEN and not each.rule.kinds.isdisjoint(kinds)
+        rule.reason
+        for rule in green
+        if any(kind in rule.kinds and rule.covers(origin) for kind, origin in facts)
     ]
-    if not wanted:
+    if wanted:
+        return Text(
+            f"{_NO_RULE.zh}，需要：{'；或'.join(text.zh for text in wanted)}",
+            f"{_NO_RULE.en}; needed: {'; or '.join(text.en for text in wanted)}",
+        )
+    elsewhere = [fact for fact in facts if any(fact[0] in rule.kinds for rule in green)]
+    if not elsewhere:
         return _NO_RULE
     return Text(
-        f"{_NO_RULE.zh}，需要：{'；或'.join(text.zh for text in wanted)}",
-        f"{_NO_RULE.en}; needed: {'; or '.join(text.en for text in wanted)}",
+        f"{_NO_RULE.zh}：没有规则承认"
+        + "、".join(f"来自{_place(origin).zh}的{kind.text.zh}" for kind, origin in elsewhere),
+        f"{_NO_RULE.en}: none counts "
+        + " or ".join(f"the {kind.text.en} from {_place(origin).en}" for kind, origin in elsewhere),
     )
+
+
+def _place(origin: str) -> Text:
+    """A province by its names, a country by its code."""
+    if province := PROVINCES.get(origin):
+        return Text(province.zh, province.en)
+    return Text(f"境外（{origin}）", f"abroad ({origin})")

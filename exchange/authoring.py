@@ -18,12 +18,14 @@ from typing import Any, Final
 from uuid import UUID
 
 from exchange.attestations import LIFE, Holder
+from exchange.countries import COUNTRIES, MEANT
 from exchange.expressions import Comparison, Expression, shown, unreadable
 from exchange.facts import FACTS, Colour, Fact, FactField, Kind, fact_fields
 from exchange.provinces import PROVINCES
 from exchange.rules import Rule, RuleBook, RuleError
 from exchange.subjects import DocumentType
 from exchange.texts import Text
+from exchange.vaccines import EU_NAMES
 
 __all__ = ["check", "check_values", "faults", "warnings"]
 
@@ -44,11 +46,12 @@ def check(rules: Iterable[Mapping[str, Any]]) -> RuleBook:
 
 
 def check_values(book: RuleBook) -> None:
-    """Look for comparisons with what no fact ever has.
+    """Look for origins and for comparisons with what no fact ever has.
 
     :raises RuleError: the first one.
     """
     for rule in book.rules:
+        _check_origins(rule)
         _check_values(rule, book.expression(rule))
 
 
@@ -71,6 +74,25 @@ def faults(rules: Iterable[Mapping[str, Any]]) -> list[RuleError]:
 
 
 # --- values that no fact has ----------------------------------------------------------------
+
+
+def _check_origins(rule: Rule) -> None:
+    for code in sorted(rule.origins or ()):
+        if code == "*" or code in PROVINCES or code in COUNTRIES:
+            continue
+        raise RuleError(
+            Text(f'"{code}" 不是国家代码', f'"{code}" is no country\'s code'),
+            field=f"rules[{rule.id}].origins",
+            way=_country_meant(code),
+        )
+
+
+def _country_meant(code: str) -> Text:
+    if meant := MEANT.get(code):
+        return Text(f'是否应为 "{meant}"？', f'did you mean "{meant}"?')
+    return Text(
+        '写 ISO 3166-1 的两位字母代码，如 "DE"', 'write one of ISO 3166-1 alpha-2, such as "DE"'
+    )
 
 
 def _check_values(rule: Rule, expression: Expression) -> None:
@@ -96,9 +118,11 @@ def _check_values(rule: Rule, expression: Expression) -> None:
 def _not_an_origin(rule: Rule, comparison: Comparison) -> Text | None:
     """What to write in place of an origin that is none; None where it is one."""
     code = comparison.text or ""
-    if code in PROVINCES or rule.covers(code):
+    if code in PROVINCES or (code in COUNTRIES and rule.covers(code)):
         return None
-    if len(code) == len("DE") and code.isascii() and code.isupper() and code != "CN":
+    if code in MEANT:
+        return _country_meant(code)
+    if code in COUNTRIES:
         return Text(
             f'先在规则中写 origins = ["{code}"]：没有它，规则只适用于各省的证明',
             f'name it in the rule\'s origins, ["{code}"]: without, it is about provinces alone',
@@ -162,7 +186,7 @@ _FORMS: Final = {
 
 
 def _words(member: StrEnum) -> list[str]:
-    """A value in Chinese, where it has words: 红码, 红."""
+    """A value in Chinese, where it has words: 红码, 红; and as EU certificates have it."""
     if isinstance(member, DocumentType):
         return [member.zh]
     if isinstance(member, Kind | Colour):
@@ -171,8 +195,8 @@ def _words(member: StrEnum) -> list[str]:
 
 
 _RESULTS: Final = {
-    "NEGATIVE": ("阴性", "阴"),
-    "POSITIVE": ("阳性", "阳"),
+    "NEGATIVE": ("阴性", "阴", "260415000"),
+    "POSITIVE": ("阳性", "阳", "260373001"),
     "INCONCLUSIVE": ("无法判定",),
     "FIT": ("合格",),
     "UNFIT": ("不合格",),
@@ -208,7 +232,30 @@ class _Tried:
 def warnings(book: RuleBook) -> list[RuleError]:
     """What is to be told of rules that are in order; never raised."""
     never = {rule: _never_holds(book, rule) for rule in book.rules}
-    return [_holds_for_no(kinds, rule) for rule, kinds in never.items() if kinds]
+    unread = [_read_otherwise(rule, code) for rule in book.rules for code in _codes(book, rule)]
+    return [*unread, *(_holds_for_no(kinds, rule) for rule, kinds in never.items() if kinds)]
+
+
+def _codes(book: RuleBook, rule: Rule) -> list[str]:
+    """The EU's codes in a rule about vaccinations abroad that no fact has: they are read as names.
+
+    A warning, for what a province publishes of its own may be called anything.
+    """
+    abroad = not PROVINCES.keys() >= (rule.origins or set())
+    if not abroad or "product" not in book.expression(rule).fields:
+        return []
+    return [text for text in dict.fromkeys(book.expression(rule).texts) if text in EU_NAMES]
+
+
+def _read_otherwise(rule: Rule, code: str) -> RuleError:
+    return RuleError(
+        Text(
+            f'境外证书的 product 不会是 "{code}"',
+            f'product is never "{code}" where it comes from a foreign certificate',
+        ),
+        field=f"rules[{rule.id}].when",
+        way=Text(f'写 "{EU_NAMES[code]}"', f'write "{EU_NAMES[code]}"'),
+    )
 
 
 def _holds_for_no(kinds: list[Kind], rule: Rule) -> RuleError:

@@ -485,4 +485,4 @@ def _refusal(verdict: Verdict, said: Sequence[RuleVerdict], evidence: list[Evide
     """The verdict in words and, where a rule decided, what it asks for."""
     if verdict is not Verdict.NOT_RECOGNIZED_BY_RULE:
         return verdict.text
-    return refusal(said, {piece.attestation.fact.kind for piece in evidence if piece.attestation})
+    return refusal(said, [piece.attestation for piece in evidence if piece.attestation])

@@ -35,6 +35,7 @@ from exchange.provinces import PROVINCES
 from exchange.rules import Known, Rule, RuleBook
 from exchange.subjects import DocumentType
 from exchange.texts import Text
+from exchange.vaccines import AT_HOME, EU_NAMES
 
 __all__ = ["LONGEST_WAIT", "MOST_REMEDIES", "Remedy", "RemedyAction", "remedies"]
 
@@ -43,6 +44,7 @@ LONGEST_WAIT: Final = timedelta(days=30)
 MOST_REMEDIES: Final = 6
 _STEP = timedelta(hours=6)
 _SECOND = timedelta(seconds=1)
+_LATELY = timedelta(days=30)
 # What may be asked for one answer: facts × times × what a look costs, some 30 ms. What is beyond is
 # not said, so that no province's rules hold up another's node.
 _MOST_ASKED = 250_000
@@ -100,7 +102,8 @@ def remedies(
     WAIT: the first time within 30 days from which what is at hand gives a green or, where there is
     none, from which nothing red or yellow holds any more. That a red or yellow fact's attestation
     ends is no such time: its issuer may sign it again. OBTAIN: a green rule that a fact sampled
-    now would satisfy; only where nothing red or yellow holds. APPEAL: a rule that gives red or
+    now would satisfy and, of who shows a certificate from abroad, one that another such certificate
+    would; only where nothing red or yellow holds. APPEAL: a rule that gives red or
     yellow for a colour that somebody assigned.
 
     :param known: what counts: verified, live, not revoked; empty where nothing is known.
@@ -254,45 +257,76 @@ class _Fresh:
 
 def _obtain(known: Sequence[Known], rules: RuleBook, now: datetime) -> list[Remedy]:
     type_ = known[0].holder.document_type if known else DocumentType.RESIDENT_ID
+    country = known[0].province if known and known[0].province not in PROVINCES else ""
     return [
-        Remedy(
-            RemedyAction.OBTAIN,
-            rule,
-            kind,
-            None,
-            Text(
-                f"补充新的{kind.text.zh}：{rule.reason.zh}",
-                f"obtain a new attestation ({kind.text.en}): {rule.reason.en}",
-            ),
+        Remedy(RemedyAction.OBTAIN, rule, kind, None, _to_obtain(rule, kind, origin, country))
+        for rule, kind, origin in _obtainable(
+            rules, type_, now.replace(second=0, microsecond=0), country
         )
-        for rule, kind in _obtainable(rules, type_, now.replace(second=0, microsecond=0))
         if rule.in_force(now)
     ]
 
 
+def _to_obtain(rule: Rule, kind: Kind, origin: str, country: str) -> Text:
+    if origin == country:
+        return Text(
+            f"出示境外（{country}）的{kind.text.zh}证明：{rule.reason.zh}",
+            f"show a certificate of {country} ({kind.text.en}): {rule.reason.en}",
+        )
+    here = Text("在境内", " in China") if country else Text("", "")
+    return Text(
+        f"{here.zh}补充新的{kind.text.zh}：{rule.reason.zh}",
+        f"obtain a new attestation{here.en} ({kind.text.en}): {rule.reason.en}",
+    )
+
+
 @functools.lru_cache(maxsize=64)
 def _obtainable(
-    rules: RuleBook, type_: DocumentType, now: datetime
-) -> tuple[tuple[Rule, Kind], ...]:
-    """The green rules that a fresh fact satisfies, and its kind: the same for all in a minute."""
-    found: dict[tuple[Rule, Kind], None] = {}
+    rules: RuleBook, type_: DocumentType, now: datetime, country: str
+) -> tuple[tuple[Rule, Kind, str], ...]:
+    """The green rules that a fact would satisfy, its kind and where it comes from.
+
+    The same for all in a minute who show what is of a country, or of none.
+    """
+    found: dict[tuple[Rule, Kind], str] = {}
     holder = Holder("", type_, "")
-    facts = list(_fresh_facts(now))
+    # Nobody abroad is given a colour by a province that they come from.
+    facts = [
+        fact
+        for fact in _fresh_facts(now)
+        if not country or fact.kind is not Kind.HEALTH_CODE_STATUS
+    ]
     # Where rules tell origins apart, one that would do is enough: the rule's reason says which.
     apart = any(map(rules.tells_origins_apart, rules.rules))
-    most = max(1, _MOST_ASKED // (len(facts) * (_A_LOOK + rules.size))) if apart else 1
-    for fact in facts:
-        for origin in list(PROVINCES)[:most]:
-            said = rules.evaluate(_Fresh(fact, origin, holder), now)
-            if all(
-                holds is False or (holds and rule.colour is Colour.GREEN) for rule, holds in said
-            ):
-                found.update(((rule, fact.kind), None) for rule, holds in said if holds)
+    abroad = list(_foreign_facts(now)) if country else []
+    looks = _MOST_ASKED // (_A_LOOK + rules.size) - len(abroad)
+    most = max(1, looks // len(facts)) if apart else 1
+    tried = [(fact, origin) for fact in facts for origin in list(PROVINCES)[:most]]
+    tried += [(fact, country) for fact in abroad]
+    for fact, origin in tried:
+        said = rules.evaluate(_Fresh(fact, origin, holder), now)
+        if all(holds is False or (holds and rule.colour is Colour.GREEN) for rule, holds in said):
+            for rule, holds in said:
+                if holds:
+                    found.setdefault((rule, fact.kind), origin)
     order = {rule.id: at for at, rule in enumerate(rules.rules)}
-    return tuple(sorted(found, key=lambda each: order[each[0].id]))
+    return tuple(
+        (rule, kind, found[rule, kind])
+        for rule, kind in sorted(found, key=lambda each: order[each[0].id])
+    )
 
 
-_VACCINES: Final = ("BBIBP-CorV", "CoronaVac", "WIBP-CorV", "Convidecia")
+def _foreign_facts(now: datetime) -> Iterator[Fact]:
+    """What a certificate from abroad may say to somebody's favour.
+
+    A vaccination also of a month ago: whoever has one need not have shown it.
+    """
+    yield NucleicAcidTest(now, TestResult.NEGATIVE)
+    yield AntigenTest(now, TestResult.NEGATIVE)
+    for at in (now, now - _LATELY):
+        for product in (*EU_NAMES.values(), *AT_HOME):
+            for doses in (1, 2):
+                yield Vaccination(at, product, doses, doses)
 
 
 def _fresh_facts(now: datetime) -> Iterator[Fact]:
@@ -304,7 +338,7 @@ def _fresh_facts(now: datetime) -> Iterator[Fact]:
     yield AntigenTest(now, TestResult.NEGATIVE, now)
     yield MedicalExamination(now, Fitness.FIT, now)
     yield HealthCodeStatus(now, Colour.GREEN)
-    for product in _VACCINES:
+    for product in AT_HOME:
         for doses in (1, 2, 3):
             yield Vaccination(now, product, doses, doses)
 

@@ -42,7 +42,7 @@ _VARIABLES = frozenset({"fact", "holder", "origin", "now"})
 _FIELDS = ("id", "kinds", "colour", "when", "reason", "valid_from")
 _OPTIONAL = ("version", "valid_until", "origins")
 _ID = re.compile(r"[a-z0-9-]{1,40}")
-# ISO 3166-1 alpha-2, by its form: the EU's certificates also bear codes that it leaves to users.
+# By its form alone: the codes in use change, and what a peer published must go on being read.
 _COUNTRY = re.compile(r"[A-Z]{2}")
 _ANY_COUNTRY = "*"
 _LONGEST_REASON = 200
@@ -124,10 +124,12 @@ class Rule:
             try:
                 return reader(value[field])
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                said = error.args[0] if field in value else Text("缺少", "missing")
+                said, *better = error.args if field in value else (Text("缺少", "missing"),)
                 if not isinstance(said, Text):
-                    said = Text("不合规", str(said))
-                raise RuleError(said, field=f"rules[{name}].{field}", way=way) from None
+                    said, better = Text("不合规", str(said)), []
+                raise RuleError(
+                    said, field=f"rules[{name}].{field}", way=better[0] if better else way
+                ) from None
 
         def may(field: str, reader: Callable[[Any], _Value], way: Text) -> _Value | None:
             return read(field, reader, way) if field in value else None
@@ -163,8 +165,8 @@ class Rule:
                 "origins",
                 _origins,
                 Text(
-                    '写省级行政区代码、国家代码（如 "FR"）或 "*"',
-                    'provinces\' codes, countries such as "FR", or "*"',
+                    f'写{_A_PROVINCE.zh}、{_A_COUNTRY.zh}或 "*"（任何国家）',
+                    f'{_A_PROVINCE.en}, {_A_COUNTRY.en}, or "*" for any country',
                 ),
             ),
         )
@@ -305,11 +307,28 @@ def _origins(value: Any) -> frozenset[str]:
     for each in map(_text, value):
         # CN is no foreign country: whoever means the exchange's provinces gives their codes.
         country = _COUNTRY.fullmatch(each) is not None and each != "CN"
-        if each not in PROVINCES and each != _ANY_COUNTRY and not country:
+        if each in PROVINCES or each == _ANY_COUNTRY or country:
+            continue
+        quoted = f'"{shown(each)}"'
+        named = [of.code for of in PROVINCES.values() if each in (of.zh, of.zh[:-1], of.en)]
+        if named or each == "CN" or each.isdigit():
+            way = Text(f'六位代码 "{named[0]}"', f'"{named[0]}"') if named else _A_PROVINCE
             raise ValueError(
-                Text("既不是省级行政区也不是外国", "neither a province nor a foreign country")
+                Text(f"{quoted} 不是省级行政区代码", f"{quoted} is no province's code"),
+                Text(f"写{way.zh}", f"write {way.en}"),
             )
+        raise ValueError(
+            Text(f"{quoted} 不是国家代码", f"{quoted} is no country's code"),
+            Text(
+                f"国家写{_A_COUNTRY.zh}，省写{_A_PROVINCE.zh}",
+                f"write {_A_COUNTRY.en}; of a province, {_A_PROVINCE.en}",
+            ),
+        )
     return frozenset(value)
+
+
+_A_PROVINCE: Final = Text('六位代码，如 "510000"', 'its six digits, such as "510000"')
+_A_COUNTRY: Final = Text('两个大写字母，如 "DE"', 'two capital letters, such as "DE"')
 
 
 @dataclass(slots=True)

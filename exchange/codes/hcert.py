@@ -39,6 +39,7 @@ from exchange.facts import (
     fact_fields,
 )
 from exchange.subjects import DocumentType, mask_name
+from exchange.vaccines import EU_NAMES
 from exchange.vouching import CLOCK_SKEW
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "kinds",
     "moment",
     "read",
+    "trusted",
     "unpack",
     "verify",
 ]
@@ -61,13 +63,6 @@ _TESTS: Final[Mapping[Any, type[NucleicAcidTest | AntigenTest]]] = {
     "LP217198-3": AntigenTest,
 }
 _RESULTS: Final = {"260415000": TestResult.NEGATIVE, "260373001": TestResult.POSITIVE}
-_PRODUCTS: Final = {
-    "EU/1/20/1528": "Comirnaty",
-    "EU/1/20/1507": "Spikevax",
-    "EU/1/20/1525": "Jcovden",
-    "EU/1/21/1529": "Vaxzevria",
-    "EU/1/21/1618": "Nuvaxovid",
-}
 _MOST_ENTRIES: Final = 32
 _END_OF_TIME: Final = 253_402_214_400
 """Seconds to 9999-12-31, so that a day can be added to every time that is read."""
@@ -113,10 +108,11 @@ class ForeignKeys:
             country; or a country (ISO 3166-1 alpha-2) and a certificate or bare public key.
         :raises InvalidFieldError: one is unreadable, verifies nothing, or its country is not known.
         """
-        return cls(map(_trusted, certificates))
+        return cls(map(trusted, certificates))
 
 
-def _trusted(given: bytes | tuple[str, bytes]) -> DocumentSigner:
+def trusted(given: bytes | tuple[str, bytes]) -> DocumentSigner:
+    """Read the certificate of one who is trusted; as `ForeignKeys.load` reads each."""
     country, data = ("", given) if isinstance(given, bytes) else given
     signer = DocumentSigner.read(data)
     country = country or signer.country
@@ -268,7 +264,7 @@ def _vaccination(entry: Mapping[Any, Any]) -> Fact | None:
         return None
     if not product.isprintable() or not all(type(n) is int and 0 < n < 100 for n in doses):
         return None
-    return Vaccination(day, _PRODUCTS.get(product, product), *doses)  # type: ignore[arg-type]  # looked at above
+    return Vaccination(day, EU_NAMES.get(product, product), *doses)  # type: ignore[arg-type]  # looked at above
 
 
 def _test(entry: Mapping[Any, Any]) -> Fact | None:

@@ -16,16 +16,18 @@ asked (the time of the test, where it is empty). The header may be Chinese:
 from __future__ import annotations
 
 import csv
+import functools
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exchange.errors import InvalidFieldError
+from exchange.errors import InvalidFieldError, TongxingError
 from exchange.facts import Colour
 from nodes.cli import described, files
+from nodes.cli.files import marks
 
 if TYPE_CHECKING:
     from exchange.rules import RuleBook
@@ -82,11 +84,12 @@ def beside(rules: Path) -> Path:
     return rules.with_suffix(".cases.csv")
 
 
-def read(path: Path, now: datetime) -> list[Case]:
+def read(path: Path, now: datetime) -> tuple[list[Case], list[TongxingError]]:
     """Read a table.
 
     :param now: an aware datetime, for the cases that name no time.
-    :raises InvalidFieldError: it cannot be read, or a cell is wrong; names line and column.
+    :returns: the cases, and of each line that does not read what is wrong, naming the column.
+    :raises InvalidFieldError: it cannot be read as a whole; names the file or the line.
     """
     try:
         with path.open("rb") as file:
@@ -95,17 +98,18 @@ def read(path: Path, now: datetime) -> list[Case]:
         raise InvalidFieldError(error.strerror or "cannot be read", field=str(path)) from None
     if len(data) > _LARGEST:
         raise InvalidFieldError("larger than 1 MiB", field=path.name)
-    cases = []
+    cases: list[Case] = []
+    faults: list[TongxingError] = []
     for line, row in _rows(data, path.name):
         try:
-            cases.append(_case(line, row, now))
+            cases.append(_case(line, row(), now))
         except InvalidFieldError as error:
-            raise error.at(f"{path.name} line {line}") from None
-        if len(cases) > _MOST:
+            faults.append(error.at(f"{path.name} line {line}"))
+        if len(cases) + len(faults) > _MOST:
             raise InvalidFieldError(f"more than {_MOST} cases", field=path.name)
-    if not cases:
+    if not cases and not faults:
         raise InvalidFieldError("holds no case", field=path.name, remedy="add a line for each")
-    return cases
+    return cases, faults
 
 
 def run(rules: RuleBook, case: Case) -> Result:
@@ -122,7 +126,8 @@ def run(rules: RuleBook, case: Case) -> Result:
     )
 
 
-def _rows(data: bytes, name: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(data: bytes, name: str) -> Iterator[tuple[int, Callable[[], dict[str, str]]]]:
+    """Every record after the header, with its last line, to be read when it is asked for."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -137,27 +142,35 @@ def _rows(data: bytes, name: str) -> Iterator[tuple[int, dict[str, str]]]:
             if not any(cell.strip() for cell in cells):
                 continue
             if not header:
-                header = _header(cells, name)
+                header = _header(cells, name, reader.line_num)
                 continue
-            if len(cells) > len(header):
-                raise InvalidFieldError(
-                    f"{len(cells)} cells for {len(header)} columns",
-                    field=f"{name} line {reader.line_num}",
-                    remedy="put a cell that holds a comma into quotes",
-                )
-            values = (cell.strip() for cell in cells)
-            yield reader.line_num, dict(zip(header, values, strict=False))
+            yield reader.line_num, functools.partial(_row, header, cells, reader.line_num)
     except csv.Error as error:
         raise InvalidFieldError(str(error), field=f"{name} line {reader.line_num}") from None
 
 
-def _header(cells: list[str], name: str) -> list[str]:
+def _row(header: list[str], cells: list[str], line: int) -> dict[str, str]:
+    if len(cells) > len(header):
+        raise InvalidFieldError(
+            f"有{len(cells)}格，应为{len(header)}格 {len(cells)} cells for {len(header)} columns",
+            remedy="put a cell that holds a comma into quotes",
+        )
+    row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
+    mark = None if row.get("colour") else marks.in_row(cells, line)
+    if mark is not None:
+        raise InvalidFieldError(mark.said, remedy=mark.way)
+    return row
+
+
+def _header(cells: list[str], name: str, line: int) -> list[str]:
     header = [_HEADER.get(cell.strip(), "") for cell in cells]
     missing = {"facts", "colour"} - set(header)
     if "" in header or missing or len(set(header)) < len(header):
+        if mark := marks.in_row(cells, line):
+            raise InvalidFieldError(mark.said, field=name, remedy=mark.way)
         known = ", ".join(f"{column} ({zh})" for column, zh in _COLUMNS.items())
         raise InvalidFieldError(
-            "the first line is not the header of a table of cases",
+            "首行不是用例表的表头 the first line is not the header of a table of cases",
             field=name,
             remedy=f"name facts and colour at least, each once, of {known}",
         )
@@ -171,7 +184,9 @@ def _case(line: int, row: Mapping[str, str], now: datetime) -> Case:
     colour = _COLOURS.get(word.upper())
     if colour is None:
         raise InvalidFieldError(
-            "no such colour", field="colour", remedy="GREEN, YELLOW, RED or NONE (绿 黄 红 无)"
+            "没有这种码色 no such colour",
+            field="colour",
+            remedy="GREEN, YELLOW, RED or NONE (绿 黄 红 无)",
         )
     facts = described.facts(row.get("facts", ""), now)
     return Case(line, row.get("case", ""), now, facts, colour, row.get("rule", ""))

@@ -88,6 +88,12 @@ def sign_profile(
     from exchange.trust.profile import Profile
 
     document = _document(file)
+    if isinstance(document, dict) and "rules" in document and "province" not in document:
+        raise InvalidFieldError(
+            "只有规则，不是省级资料 holds rules, and no profile",
+            field=str(file),
+            remedy="sign what `tongxing trust profile export CODE --rules FILE` writes",
+        )
     profile = Profile.from_json(document)
     authoring.check(profile.rules)
     role = roles.role_name(profile.province)
@@ -102,11 +108,23 @@ def sign_profile(
 
 
 def _next_version(role: str, trust: Path | None, before: object) -> int:
-    """The version after the one in the folder, or after the one that was exported."""
+    """The version after the one in the folder, or after the one that was exported.
+
+    :raises InvalidFieldError: both are known and differ: what was published since would be undone.
+    """
     from exchange.trust import files
 
     if trust is not None:
-        return files.Bundle.of(files.read(trust)).versions.roles.get(role, 0) + 1
+        stands = files.Bundle.of(files.read(trust)).versions.roles.get(role, 0)
+        if type(before) is int and before != stands:
+            raise InvalidFieldError(
+                f"导出的是第{before}版，现行的是第{stands}版 "
+                f"was exported at version {before}, and {stands} stands",
+                field="version",
+                remedy="export it anew, with the change; `tongxing trust fetch` brings the folder "
+                "up to date",
+            )
+        return stands + 1
     if type(before) is int:
         return before + 1
     raise InvalidFieldError(

@@ -35,6 +35,14 @@ def export(
         Path | None,
         typer.Option(help="With these authorities (PEM) in place of its own. 换用的签发机构证书。"),
     ] = None,
+    rules: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With these rules in place of its own: a file as `tongxing rules check` reads it. "
+            "换用的互认规则。",
+        ),
+    ] = None,
     trust: TrustOption = None,
     root: RootOption = None,
     client_file: ClientOption = None,
@@ -44,7 +52,9 @@ def export(
     Its `version` is the one that stands: `tongxing trust profile sign` signs the next.
     """
     from exchange.trust import roles
+    from nodes.cli import rulefile
 
+    book = None if rules is None else rulefile.compiled(rulefile.read(rules))
     standing = published.standing(trust, root, client_file)
     profile = standing.profiles.get(province)
     if profile is None:
@@ -55,6 +65,9 @@ def export(
         )
     if tls_ca is not None:
         profile = dataclasses.replace(profile, tls_ca=tls_ca.read_text(encoding="utf-8"))
+    if book is not None:
+        changed = tuple(rule.to_json() for rule in book.rules)
+        profile = dataclasses.replace(profile, rules=changed)
     document = {"version": standing.versions[roles.role_name(province)], **profile.to_json()}
     typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
 

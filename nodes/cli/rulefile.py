@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from exchange.errors import InvalidFieldError, TongxingError
 from exchange.provinces import province
+from nodes.cli.files import marks
 
 if TYPE_CHECKING:
     from exchange.rules import RuleBook
@@ -81,7 +82,7 @@ def faults(file: RuleFile) -> list[TongxingError]:
 
 
 def warnings(book: RuleBook) -> list[TongxingError]:
-    """The rules that are in order, and yet were found to hold for no fact of a kind."""
+    """The rules that are in order, and yet name what no certificate says or seem never to hold."""
     from exchange import authoring
 
     return [*authoring.warnings(book)]
@@ -118,12 +119,21 @@ def _document(path: Path) -> Mapping[str, Any]:
         text = data.decode()
         document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        why = f": {error}" if isinstance(error, tomllib.TOMLDecodeError) else ""
-        form = "JSON" if path.suffix == ".json" else "TOML"
-        raise InvalidFieldError(f"is not {form}{why}", field=str(path)) from None
+        raise _unreadable(path, data, error) from None
     if not isinstance(document, dict):
         raise InvalidFieldError("holds no rules", field=str(path))
     return document
+
+
+def _unreadable(path: Path, data: bytes, error: Exception) -> InvalidFieldError:
+    if path.suffix == ".json":
+        return InvalidFieldError("不是 is not JSON", field=str(path))
+    if not isinstance(error, tomllib.TOMLDecodeError):
+        return InvalidFieldError("不是 is not TOML", field=str(path), remedy="save it as UTF-8")
+    mark = marks.in_toml(data.decode())
+    if mark is not None:
+        return InvalidFieldError(mark.said, field=str(path), remedy=mark.way)
+    return InvalidFieldError(f"不是 is not TOML: {error}", field=str(path))
 
 
 def _list(value: Any, path: Path, name: str) -> list[Any]:

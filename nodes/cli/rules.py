@@ -139,7 +139,15 @@ def try_cases(
     found = rulefile.read(file)
     book = rulefile.compiled(found)
     table = table or _table_beside(found.path)
-    results = [cases.run(book, case) for case in cases.read(table, _now(None))]
+    read, faults = cases.read(table, _now(None))
+    if faults:
+        for fault in faults:
+            output.print_error(fault, Form.PRETTY)
+        if form is Form.JSON:
+            told = list(map(_fault_document, faults))
+            output.print_json({"file": str(found.path), "faults": told})
+        raise typer.Exit(1)
+    results = [cases.run(book, case) for case in read]
     failing = [each for each in results if not each.passes]
     asked = {each.rule for each in results}
     unasked = [rule.id for rule in book.rules if rule.id not in asked]

@@ -58,6 +58,8 @@ def refused(when: str, **changes: Any) -> RuleError:
         ('"NEGATIV" == fact.result', '"NEGATIV"', "NEGATIVE"),
         ("fact.result == 'negative'", "'negative'", "NEGATIVE"),
         ('fact.result == "阳性" && true', '"阳性"', "POSITIVE"),
+        ('fact.result == "260373001"', '"260373001"', "POSITIVE"),
+        ('fact.result == "260415000"', '"260415000"', "NEGATIVE"),
         ('fact.result in ["POSITIVE", "NEGATVE"]', '"NEGATVE"', "NEGATIVE"),
         ('!(fact.result in ["POSITIV"])', '"POSITIV"', "POSITIVE"),
         ('(fact.result) == ("NEGATIV")', '"NEGATIV"', "NEGATIVE"),
@@ -98,6 +100,8 @@ def test_a_value_that_no_fact_has_is_refused_and_the_right_one_named(
         ('origin == ""', "six digits"),
         ("origin == 510000", "six digits"),
         ('origin == "FR"', 'origins, ["FR"]'),
+        ('origin == "UK"', 'did you mean "GB"?'),
+        ('origin == "ZZ"', "six digits"),
         ('origin == "420000" ? now > timestamp("never") : true', "timestamp("),
     ],
 )
@@ -110,6 +114,29 @@ def test_a_value_of_another_form_is_refused_with_a_remedy(when: str, remedy: str
 def test_a_country_is_an_origin_where_the_rule_names_it(origins: list[str]) -> None:
     authoring.check([rule('origin == "FR"', origins=origins)])
     refused('origin == "FR"', origins=["DE"])
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [("UK", '"GB"'), ("EL", '"GR"'), ("ZZ", "ISO 3166-1"), ("EU", "ISO 3166-1")],
+)
+def test_an_origin_that_is_no_country_is_refused_and_the_right_one_named(
+    code: str, remedy: str
+) -> None:
+    taken = rule("true", origins=["FR", code])
+    RuleBook([taken])  # a reader takes it: what a peer published stands
+    with pytest.raises(RuleError) as caught:
+        authoring.check([taken])
+    assert caught.value.field == "rules[tried].origins"
+    assert f'"{code}"' in caught.value.message
+    assert f'"{code}"' in caught.value.said.zh
+    assert remedy in caught.value.remedy
+    assert remedy in caught.value.way.zh
+
+
+@pytest.mark.parametrize("code", ["GB", "GR", "XK", "HK", "510000", "*"])
+def test_every_country_and_province_is_an_origin(code: str) -> None:
+    authoring.check([rule("true", origins=[code])])
 
 
 @pytest.mark.parametrize(
@@ -234,3 +261,38 @@ def test_the_kind_that_a_rule_never_holds_for_is_named() -> None:
 )
 def test_of_a_rule_that_may_hold_nothing_is_told(when: str, changes: dict[str, Any]) -> None:
     assert warned(when, **changes) == []
+
+
+# --- what certificates from abroad say ------------------------------------------------------
+
+
+@pytest.mark.parametrize("origins", [["DE"], ["*"], ["510000", "DE"]])
+@pytest.mark.parametrize(
+    "when", ['fact.product == "{}"', 'fact.product in ["x", "{}"]', 'fact.product.contains("{}")']
+)
+def test_a_code_that_certificates_are_not_read_as_is_told_with_its_name(
+    when: str, origins: list[str]
+) -> None:
+    book = authoring.check([rule(when.format("EU/1/20/1528"), origins=origins)])
+    (warning,) = authoring.warnings(book)
+    assert warning.field == "rules[tried].when"
+    assert '"EU/1/20/1528"' in warning.said.zh
+    assert '"EU/1/20/1528"' in warning.message
+    assert (warning.way.zh, warning.remedy) == ('写 "Comirnaty"', 'write "Comirnaty"')
+
+
+@pytest.mark.parametrize(
+    ("product", "origins"),
+    [
+        ("Comirnaty", ["DE"]),
+        ("EU/1/21/1624", ["DE"]),  # has no name here: it is read as it stands
+        ("EU/1/20/1528", ["510000"]),  # a province may publish any
+        ("EU/1/20/1528", None),
+    ],
+)
+def test_of_a_product_that_a_fact_may_have_nothing_is_told(
+    product: str, origins: list[str] | None
+) -> None:
+    named = {} if origins is None else {"origins": origins}
+    book = authoring.check([rule(f'fact.product == "{product}"', **named)])
+    assert authoring.warnings(book) == []

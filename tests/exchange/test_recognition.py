@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from exchange import attestations, cbor, cose, views
 from exchange.attestations import AttestationVerifier
-from exchange.facts import Colour, Fact, Kind, Vaccination
+from exchange.facts import Colour, Fact, Recovery, Vaccination
 from exchange.keys import Algorithm, PrivateKey
 from exchange.recognition import (
     MOST_PER_PROVINCE,
@@ -349,6 +349,10 @@ def test_a_rule_of_other_origins_does_not_accept_it(world: Any) -> None:
     hubei_alone = {**NEGATIVE_48H, "origins": [HUBEI]}
     decision = decide(world, reply(world, SICHUAN, "negative 2h"), rules=[hubei_alone])
     assert concluded(decision) == "NOT_RECOGNIZED UNSPECIFIED NOT_RECOGNIZED_BY_RULE"
+    assert decision.reason == (
+        "规则不认可：没有规则承认来自四川省的核酸检测",
+        "no rule accepts it: none counts the nucleic-acid test from Sichuan",
+    )
     decision = decide(world, reply(world, HUBEI, "negative 2h"), rules=[hubei_alone])
     assert concluded(decision) == "RECOGNIZED GREEN ACCEPTED"
 
@@ -412,13 +416,15 @@ def test_the_gravest_satisfied_rule_settles_it_and_none_settles_nothing(world: A
 
 def test_a_refusal_names_what_the_rules_for_these_kinds_ask_for(world: Any) -> None:
     said = ask_rules([], RuleBook(RULES), world.now)
-    both = [Kind.NUCLEIC_ACID_TEST, Kind.VACCINATION]
-    text = refusal(said, both)
+
+    def known(*words: str) -> list[Any]:
+        return [world.attestation(fact(world, each), province=HUBEI) for each in words]
+
+    text = refusal(said, known("negative 50h", "dose 1/2"))
     assert text.en == "no rule accepts it; needed: the rule negative-48h; or the rule vaccinated"
     assert text.zh == "规则不认可，需要：规则negative-48h；或规则vaccinated"
-    assert (
-        refusal(said, []) == refusal(said, [Kind.RECOVERY]) == Verdict.NOT_RECOGNIZED_BY_RULE.text
-    )
+    unruled = [replace(each, fact=Recovery(world.now)) for each in known("negative 50h")]
+    assert refusal(said, []) == refusal(said, unruled) == Verdict.NOT_RECOGNIZED_BY_RULE.text
 
 
 # What a province sends that it should not.

@@ -528,6 +528,30 @@ def test_an_origin_that_is_neither_province_nor_foreign_country_is_refused(origi
 
 
 @pytest.mark.parametrize(
+    ("origin", "message", "remedy"),
+    [
+        ("Germany", '"Germany" is no country\'s code', 'two capital letters, such as "DE"'),
+        ("fr", '"fr" is no country\'s code', "two capital letters"),
+        ("44000", '"44000" is no province\'s code', 'its six digits, such as "510000"'),
+        ("CN", '"CN" is no province\'s code', "its six digits"),
+        ("四川", '"四川" is no province\'s code', 'write "510000"'),
+        ("Guangdong", '"Guangdong" is no province\'s code', 'write "440000"'),
+    ],
+)
+def test_an_origin_that_is_refused_is_named_as_a_country_or_a_province(
+    origin: str, message: str, remedy: str
+) -> None:
+    error = refused("rules[nat-48h].origins", rule(origins=["DE", origin]))
+    assert error.message == message
+    assert remedy in error.remedy
+    assert f'"{origin}"' in error.said.zh
+
+
+def test_a_code_that_no_country_has_yet_is_read() -> None:
+    RuleBook([rule(origins=["ZZ", "UK"])])
+
+
+@pytest.mark.parametrize(
     "name", ["", "NAT", "nat_48h", "nat 48h", "核酸", "a" * 41, "a\n", 7, None]
 )
 def test_an_id_of_another_form_is_refused(name: Any) -> None:

@@ -289,6 +289,49 @@ def test_a_profile_in_toml_is_signed(desk: Desk, tmp_path: Path) -> None:
     assert "--version" in desk.refused(*command, "--passphrase-fd", secret())
 
 
+CHANGED = """
+[[rules]]
+id = "nat-24h"
+kinds = ["NUCLEIC_ACID_TEST"]
+colour = "GREEN"
+when = 'fact.result == "NEGATIVE"'
+valid_from = 2022-01-10T00:00:00+08:00
+reason.zh = "阴性"
+reason.en = "negative"
+"""
+
+
+def test_a_province_publishes_changed_rules_and_a_stale_export_is_refused(
+    desk: Desk, tmp_path: Path
+) -> None:
+    rules, exported, signed = (tmp_path / name for name in ("r.toml", "r.json", "s.json"))
+    rules.write_text(CHANGED, encoding="utf-8")
+    export = ["trust", "profile", "export", SICHUAN, "--trust", desk.trust]
+    sign = ["--key", desk.exchange / "keys" / f"p{SICHUAN}.pem", "--trust", desk.trust]
+    stood = json.loads(desk.do(*export))
+    exported.write_text(desk.do(*export, "--rules", rules), encoding="utf-8")
+    document = json.loads(exported.read_bytes())
+    assert [rule["id"] for rule in document["rules"]] == ["nat-24h"]
+    assert document["rules"][0]["valid_from"] == "2022-01-09T16:00:00Z"
+    assert document | {"rules": stood["rules"]} == stood
+    assert "--rules FILE" in desk.refused("trust", "profile", "sign", rules, *sign)
+    desk.do("trust", "profile", "sign", exported, *sign, "--out", signed)
+    place = ["--directory", desk.trust, "--online-keys", desk.exchange / "keys"]
+    desk.do("trust", "profile", "publish", signed, *place)
+    assert json.loads(desk.do(*export))["rules"] == document["rules"]
+
+    again = ["trust", "profile", "sign", exported, *sign, "--out", tmp_path / "again.json"]
+    assert "was exported at version 1, and 2 stands" in desk.refused(*again)
+    assert not (tmp_path / "again.json").exists()
+
+
+def test_misspelt_rules_are_not_exported(desk: Desk, tmp_path: Path) -> None:
+    rules = tmp_path / "r.toml"
+    rules.write_text(CHANGED.replace('"NEGATIVE"', '"NEGATIV"'), encoding="utf-8")
+    export = ["trust", "profile", "export", SICHUAN, "--trust", desk.trust]
+    assert 'did you mean "NEGATIVE"?' in desk.refused(*export, "--rules", rules)
+
+
 def test_a_province_publishes_a_changed_profile_in_a_folder(desk: Desk, tmp_path: Path) -> None:
     exported, signed = tmp_path / "profile.json", tmp_path / "signed.json"
     authority = desk.exchange / SICHUAN / "authority.pem"

@@ -435,6 +435,23 @@ def test_a_file_that_is_no_table_is_refused(write, content):
     assert refusal(write(content)).field == "travellers.csv"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
+def test_chinese_commas_are_named_with_their_line(write, encoding):
+    whole = table(cells(), cells(), header=HEADER)
+    header, first, *_ = whole.splitlines()
+    for names in (header.replace(",", "，"), header.replace(",", "，", 1)):
+        error = refusal(write(f"{names}\r\n{first}\r\n".encode(encoding)))
+        assert error.field == "travellers.csv"
+        assert error.message == "第1行有中文标点 Chinese punctuation in line 1: ，"
+        assert error.remedy == "改用英文标点 write , for ，"
+    (good, bad) = read(
+        write("\r\n".join((header, first, first.replace(",", "，"), "")).encode(encoding))
+    )
+    assert good.line == 2
+    assert (bad.line, bad.remedy) == (3, "改用英文标点 write , for ，")
+    assert NUMBER not in bad.message
+
+
 def test_a_header_alone_has_no_rows(write):
     path = write(table())
     assert list(read(path)) == []

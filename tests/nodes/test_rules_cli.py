@@ -23,6 +23,7 @@ from exchange.facts import (
     Vaccination,
 )
 from exchange.subjects import DocumentType
+from exchange.vaccines import EU_NAMES
 from nodes.cli import cases, described, run
 from nodes.profiles import FOLDER
 from nodes.setup import Member, initialise
@@ -200,6 +201,60 @@ def test_a_rule_that_never_holds_is_warned_of_and_in_order(tongxing, document, r
     assert document("check", GUANGDONG)[1]["files"][0]["warnings"] == []
 
 
+VACCINATED = """
+[[rules]]
+id = "vaccinated"
+kinds = ["VACCINATION"]
+colour = "GREEN"
+when = 'fact.product == "%s"'
+valid_from = 2020-03-01T00:00:00+08:00
+origins = ["DE"]
+reason.zh = "境外接种"
+reason.en = "vaccinated abroad"
+"""
+
+
+def test_a_code_that_certificates_are_read_otherwise_is_warned_of(tongxing, rules):
+    rules.write_text(VACCINATED % "EU/1/20/1528", encoding="utf-8")
+    code, _, err = tongxing("check", rules)
+    assert code == 0
+    assert '提醒 warning: rules[vaccinated].when: 境外证书的 product 不会是 "EU/1/20/1528"' in err
+    assert 'write "Comirnaty"' in err
+
+
+def test_a_case_from_abroad_has_the_product_as_certificates_are_read(tongxing, rules):
+    rules.with_suffix(".cases.csv").write_text(
+        "facts,colour\n疫苗接种 2/2 20d @DE product=EU/1/20/1528,GREEN\n", encoding="utf-8"
+    )
+    for product, code in (("EU/1/20/1528", 3), ("Comirnaty", 0)):
+        rules.write_text(VACCINATED % product, encoding="utf-8")
+        assert tongxing("test", rules)[0] == code
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "line", "mark", "meant"),
+    [
+        ('["NUCLEIC_ACID_TEST"]', '["NUCLEIC_ACID_TEST"，"ANTIGEN_TEST"]', 4, "，", ","),
+        ('"GREEN"', "“GREEN”", 5, "“", '"'),
+        ('"GREEN"', '"GREEN”', 5, "”", '"'),
+        ('id = "positive"', 'id ＝ "positive"', 12, "＝", "="),
+        ('["NUCLEIC_ACID_TEST"]', '【"NUCLEIC_ACID_TEST"】', 4, "【", "["),
+    ],
+)
+def test_chinese_punctuation_in_toml_is_named_with_its_line(
+    tongxing, rules, was, becomes, line, mark, meant
+):
+    text = RULES.replace("48小时内的", "“48小时内”，的")  # in a string it may stand
+    rules.write_text(text, encoding="utf-8")
+    assert tongxing("check", rules)[0] == 0
+    rules.write_text(text.replace(was, becomes, 1), encoding="utf-8")
+    code, _, err = tongxing("check", rules)
+    assert code == 3
+    assert f"第{line}行有中文标点 Chinese punctuation in line {line}: {mark}" in err
+    assert f"改用英文标点 write {meant} for {mark}" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_every_rule_that_is_wrong_is_named(document, rules):
     rules.write_text(
         RULES.replace('"GREEN"', '"BLUE"').replace('"POSITIVE"', "POSITIVE"), encoding="utf-8"
@@ -283,6 +338,17 @@ def test_the_table_and_the_facts_of_the_handbook_are_read(tongxing, tmp_path):
         assert tongxing("explain", GUANGDONG, "--fact", fact)[0] == 0
 
 
+def test_the_handbook_says_how_certificates_are_read(tongxing, rules):
+    text = HANDBOOK.read_text(encoding="utf-8")
+    section = text.split("## Foreign certificates ")[1].split("\n## ")[0]
+    for code, name in EU_NAMES.items():
+        assert re.search(rf"^\|[^|]*`{code}` \| `{name}` \|$", section, re.MULTILINE)
+    rules.write_text(section.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+    code, out, err = tongxing("check", rules)
+    assert (code, err) == (0, "")
+    assert "1 条规则无误" in out
+
+
 def test_a_case_that_fails_is_printed(tongxing, document, rules):
     rules.with_suffix(".cases.csv").write_text(
         "case,facts,colour,rule\n"
@@ -354,6 +420,36 @@ def test_a_table_that_does_not_read_is_refused(tongxing, rules, content, words):
     code, _, err = tongxing("test", rules)
     assert code == 1
     assert words in err
+
+
+def test_every_line_that_does_not_read_is_told(tongxing, document, rules):
+    rules.with_suffix(".cases.csv").write_text(
+        "facts,colour\n核酸检测 阴性 2h，GREEN\n核酸检测 阴性 2h,GREEN\n"
+        "核酸 阴性 2h,GREEN\n核酸检测 阴性 2h,BLUE,,\n",
+        encoding="utf-8",
+    )
+    code, out, err = tongxing("test", rules)
+    assert (code, out) == (1, "")
+    comma, kind, cells = err.splitlines()
+    assert "line 2: 第2行有中文标点 Chinese punctuation in line 2: ，" in comma
+    assert "line 4.kind" in kind
+    assert "line 5: 有4格，应为2格 4 cells for 2 columns" in cells
+    code, found = document("test", rules)
+    assert code == 1
+    table = rules.with_suffix(".cases.csv").name
+    assert [each["field"].removeprefix(f"{table} ") for each in found["faults"]] == [
+        "line 2",
+        "line 4.kind",
+        "line 5",
+    ]
+
+
+def test_a_header_apart_by_chinese_commas_is_named(tongxing, rules):
+    table = rules.with_suffix(".cases.csv")
+    table.write_text("情形，证明，码色\nx,核酸检测 阴性 2h,绿\n", encoding="utf-8")
+    code, _, err = tongxing("test", rules)
+    assert code == 1
+    assert "Chinese punctuation in line 1: ，; 改用英文标点 write , for ，" in err
 
 
 def test_a_table_that_is_not_there_is_refused(tongxing, rules):

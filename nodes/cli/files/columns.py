@@ -19,6 +19,7 @@ from exchange.facts import FACTS, Colour, Fitness, Kind, TestResult, fact_fields
 from exchange.subjects import DocumentType
 from exchange.v1 import attestation_service_pb2 as pb
 from exchange.v1 import types_pb2
+from nodes.cli.files import marks
 from nodes.cli.files.lines import LIMIT, Lines, Reading
 from nodes.cli.files.records import records
 
@@ -113,9 +114,9 @@ def csv_rows(
     first = next(rows, None)
     if first is None:
         raise InvalidFieldError("is empty", field=path.name, remedy="begin with a header line")
-    header = _header(path, first[1], encoding, required, {_plain(name) for name in ignore})
+    header = _header(path, first, encoding, required, {_plain(name) for name in ignore})
     for line, cells in rows:
-        yield line, functools.partial(_converted, convert, header, cells, encoding)
+        yield line, functools.partial(_converted, convert, header, line, cells, encoding)
 
 
 def header_names(path: Path, file: BinaryIO) -> dict[str, str]:
@@ -131,12 +132,13 @@ def header_names(path: Path, file: BinaryIO) -> dict[str, str]:
 def _converted(
     convert: Callable[[Mapping[str, str]], _T],
     header: list[str | None],
+    line: int,
     cells: list[bytes] | InvalidFieldError,
     encoding: str,
 ) -> _T:
     if isinstance(cells, InvalidFieldError):
         raise cells
-    return convert(_row(header, cells, encoding))
+    return convert(_row(header, line, cells, encoding))
 
 
 def encoding_of(path: Path, file: BinaryIO) -> str:
@@ -164,20 +166,12 @@ def encoding_of(path: Path, file: BinaryIO) -> str:
 
 def _header(
     path: Path,
-    cells: list[bytes] | InvalidFieldError,
+    first: tuple[int, list[bytes] | InvalidFieldError],
     encoding: str,
     required: Iterable[str],
     ignore: Collection[str],
 ) -> list[str | None]:
-    if isinstance(cells, InvalidFieldError):
-        raise InvalidFieldError(
-            f"the header line: {cells.message}", field=path.name, remedy=cells.remedy
-        )
-    if any(b"\r" in cell for cell in cells):
-        raise InvalidFieldError(
-            "its lines end in CR alone", field=path.name, remedy="save it with LF or CR LF"
-        )
-    names = [_plain(cell.decode(encoding, "replace")) for cell in cells]
+    names = _names(path, first, encoding)
     header = [_HEADER.get(name) for name in names]
     if not any(header):
         # Perhaps a record: it must not be repeated in the message.
@@ -204,6 +198,24 @@ def _header(
                 remedy=f"add it to the header, as {column} or {COLUMNS[column][0]}",
             )
     return known
+
+
+def _names(
+    path: Path, first: tuple[int, list[bytes] | InvalidFieldError], encoding: str
+) -> list[str]:
+    line, cells = first
+    if isinstance(cells, InvalidFieldError):
+        raise InvalidFieldError(
+            f"the header line: {cells.message}", field=path.name, remedy=cells.remedy
+        )
+    if any(b"\r" in cell for cell in cells):
+        raise InvalidFieldError(
+            "its lines end in CR alone", field=path.name, remedy="save it with LF or CR LF"
+        )
+    names = [_plain(cell.decode(encoding, "replace")) for cell in cells]
+    if mark := marks.in_row(names, line):
+        raise InvalidFieldError(mark.said, field=path.name, remedy=mark.way)
+    return names
 
 
 def _plain(name: str) -> str:
@@ -321,8 +333,10 @@ def kind_from_text(text: str, *, field: str) -> Kind:
     return Kind(_term({field: text.replace("-", "_")}, field, _TERMS[Kind]))
 
 
-def _row(header: list[str | None], cells: list[bytes], encoding: str) -> dict[str, str]:
+def _row(header: list[str | None], line: int, cells: list[bytes], encoding: str) -> dict[str, str]:
     if len(cells) < len(header):
+        if mark := marks.in_row((cell.decode(encoding, "replace") for cell in cells), line):
+            raise InvalidFieldError(mark.said, remedy=mark.way)
         raise InvalidFieldError(
             f"{len(cells)} cells for {len(header)} columns: from this column on there are none",
             field=header[len(cells)] or f"column {len(cells) + 1}",
