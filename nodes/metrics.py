@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from exchange.errors import InvalidFieldError, TongxingError
+from exchange.recognition import Outcome
 from nodes.certificates import authorities
 from nodes.memory import resident
 from nodes.peers.view import PeerView
@@ -29,11 +30,24 @@ _LOOP_SECONDS: Final = 2.0
 """How long a scrape waits for what only the event loop can tell."""
 
 
-class Links(Protocol):
-    """The channels to the other provinces."""
+class Log(Protocol):
+    """The access log (`nodes.audit.log.AuditLog`)."""
 
-    def up(self) -> Mapping[str, bool]:
-        """Whether each answered when it was last asked."""
+    @property
+    def recorded(self) -> int:
+        """Accesses, since the log was begun."""
+
+    @property
+    def refused(self) -> int:
+        """Accesses that could not be recorded."""
+
+    @property
+    def waiting(self) -> int:
+        """Recorded, and not on disk yet."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether it was when it was last tried."""
 
 
 class NodeMetrics(Collector):
@@ -41,7 +55,8 @@ class NodeMetrics(Collector):
 
     Times are Unix seconds, so that an alert is ``x - time() < 14 * 86400``; what never was is 0.
 
-    :param peers: whether each peer answers.
+    :param audit: how it stands with the access log.
+    :param decided: how often the node came to each outcome.
     :param views: how the node stands with each (`nodes.peers.view.PeerViews`); asked from a thread.
     :param subjects: how many subjects the node itself holds anything of, about.
     :param appeals: how it stands with appeals; None where nobody can tell now. From a thread.
@@ -53,8 +68,9 @@ class NodeMetrics(Collector):
         province: str,
         keeper: TrustKeeper,
         tls: TlsFiles,
-        peers: Links,
         clock: Callable[[], datetime],
+        audit: Log,
+        decided: Mapping[Outcome, int],
         views: Callable[[], Sequence[PeerView]] = tuple,
         subjects: Callable[[], int] = int,
         appeals: Callable[[], Standing | None] = lambda: None,
@@ -62,8 +78,9 @@ class NodeMetrics(Collector):
         self._province = province
         self._keeper = keeper
         self._tls = tls
-        self._peers = peers
         self._clock = clock
+        self._audit = audit
+        self._decided = decided
         self._views = views
         self._subjects = subjects
         self._appeals = appeals
@@ -80,9 +97,10 @@ class NodeMetrics(Collector):
         families: list[Metric] = [
             ends,
             usable,
-            self._up(),
             _gauge("tongxing_subjects", "Subjects held here, about.", self._subjects()),
             _gauge("tongxing_resident_bytes", "Resident memory of the process.", resident()),
+            *_of_log(self._audit),
+            _of_decisions(self._decided),
             *_of_peers(self._views()),
             *_of_appeals(self._appeals(), self._clock()),
         ]
@@ -107,18 +125,15 @@ class NodeMetrics(Collector):
             ),
         ]
 
-    def _up(self) -> Metric:
-        up = GaugeMetricFamily(
-            "tongxing_peer_up", "1 if the province answered when last asked.", labels=["province"]
-        )
-        for province, answered in self._peers.up().items():
-            up.add_metric([province], answered)
-        return up
-
 
 _Of = Callable[[PeerView], float]
 
 _GAUGES: tuple[tuple[str, str, _Of], ...] = (
+    (
+        "tongxing_peer_up",
+        "1 while the province is heard: its changes come, or its whole state is being fetched.",
+        lambda view: view.up,
+    ),
     (
         "tongxing_peer_synchronised",
         "1 while every change of the province is heard.",
@@ -159,6 +174,32 @@ _COUNTERS: tuple[tuple[str, str, _Of], ...] = (
         lambda view: view.resynchronisations,
     ),
 )
+
+
+def _of_log(audit: Log) -> Iterator[Metric]:
+    yield _counter(
+        "tongxing_audit_recorded",
+        "Accesses recorded since the log was begun; those of a batch with one answer are one.",
+        audit.recorded,
+    )
+    yield _counter(
+        "tongxing_audit_refused",
+        "Accesses that could not be recorded, and were answered with AUDIT_UNAVAILABLE.",
+        audit.refused,
+    )
+    yield _gauge("tongxing_audit_waiting", "Accesses that lie in no day's file yet.", audit.waiting)
+    yield _gauge(
+        "tongxing_audit_writable", "1 while the access log can be written.", audit.writable
+    )
+
+
+def _of_decisions(decided: Mapping[Outcome, int]) -> Metric:
+    counter = CounterMetricFamily(
+        "tongxing_decisions", "Decisions about holders.", labels=["outcome"]
+    )
+    for outcome, count in decided.items():
+        counter.add_metric([outcome.value], count)
+    return counter
 
 
 def _of_peers(views: Sequence[PeerView]) -> Iterator[Metric]:
@@ -217,6 +258,10 @@ def asked(ask: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], T | None]:
             return None
 
     return answer
+
+
+def _counter(name: str, help_: str, value: float) -> Metric:
+    return CounterMetricFamily(name, help_, value=value)
 
 
 def _gauge(name: str, help_: str, value: float) -> Metric:

@@ -23,6 +23,8 @@ from nodes.audit.entries import Entry
 __all__ = ["START", "Access", "Digester", "Form", "Head", "follow", "read", "stamp"]
 
 _BLOCK: Final = 64
+_CHECKED: Final = b"tongxing access log"
+"""Shorter than a token: no holder has its digest."""
 _PURPOSES: Final = {
     number: name.removeprefix("PURPOSE_") for name, number in types_pb2.Purpose.items()
 }
@@ -76,6 +78,8 @@ class Access:
     :param purpose: a ``Purpose`` of the contract.
     :param holders: the keyed digests of tokens, hexadecimal: of each holder of whom the same was
         answered in one call; or none.
+    :param key: the `Digester.check` of the key of these digests; "" in what was recorded before
+        lines bore it.
     """
 
     sequence: int
@@ -87,6 +91,7 @@ class Access:
     request_id: str
     target: str
     holders: tuple[str, ...]
+    key: str
 
 
 class Digester:
@@ -98,12 +103,14 @@ class Digester:
     :param key: 32 bytes, of this log alone: so the digests of two nodes cannot be joined.
     """
 
-    __slots__ = ("_inner", "_outer")
+    __slots__ = ("_inner", "_outer", "check")
 
     def __init__(self, key: bytes) -> None:
         # Two plain hashes take less than half the time of hmac.digest, which OpenSSL sets up anew.
         self._inner = bytes(byte ^ 0x36 for byte in key.ljust(_BLOCK, b"\0"))
         self._outer = bytes(byte ^ 0x5C for byte in key.ljust(_BLOCK, b"\0"))
+        self.check: Final = self(_CHECKED)
+        """Tells this key from others, and nobody what it is: the digest of a constant."""
 
     def __call__(self, token: bytes) -> str:
         """16 hexadecimal digits."""
@@ -121,16 +128,17 @@ class Form:
 
     :param time: as `stamp` gives it.
     :param entry: its token and answer are not looked at.
+    :param key: the `Digester.check` of the key of the holders' digests.
     """
 
     __slots__ = ("_holders", "_sequence", "_tail")
 
-    def __init__(self, time: str, entry: Entry) -> None:
+    def __init__(self, time: str, entry: Entry, key: str) -> None:
         # By hand, in the keys' order: a third of what json.dumps takes, and made for every access.
         purpose = _PURPOSES.get(entry.purpose, "UNSPECIFIED")
         self._holders = f',"caller":{_quote(entry.caller)},"holders":['
         self._sequence = (
-            f'],"method":{_quote(entry.method)},"purpose":"{purpose}"'
+            f'],"key":"{key}","method":{_quote(entry.method)},"purpose":"{purpose}"'
             f',"request_id":{_quote(entry.request_id)},"sequence":'
         )
         self._tail = f',"target":{_quote(entry.target)},"time":"{time}"}}'
@@ -167,6 +175,7 @@ def read(text: str) -> Access:
             request_id=str(fields["request_id"]),
             target=str(fields["target"]),
             holders=tuple(map(str, fields["holders"])),
+            key=str(fields.get("key", "")),
         )
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("not a line of the access log") from error

@@ -116,6 +116,22 @@ class Days:
         found = files(self._directory)
         return _end(self._connect(found[-1].stem, START)) if found else START
 
+    def key(self) -> str:
+        """Under which key the last line was written (`nodes.audit.chain.Access.key`).
+
+        :return: "" where it does not say.
+        :raises sqlite3.Error: or OSError: a day's file cannot be read.
+        """
+        for path in reversed(files(self._directory)):
+            with reading(path) as connection:
+                row = connection.execute(
+                    "SELECT CASE WHEN json_valid(line) THEN json_extract(line, '$.key') END "
+                    "FROM accesses ORDER BY sequence DESC LIMIT 1"
+                ).fetchone()
+            if row is not None:
+                return str(row[0] or "")
+        return ""
+
     def write(self, lines: Sequence[Line], before: Head) -> None:
         """Write lines in their order; on disk when this returns.
 

@@ -11,6 +11,7 @@ It holds no token, number or name: of a holder, a digest under the log's own key
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import sqlite3
@@ -64,6 +65,7 @@ class AuditLog:
         clock: Callable[[], datetime],
         keep_days: int,
         *,
+        province: str,
         digest: Digester,
         days: Days,
         spool: Spool,
@@ -72,17 +74,20 @@ class AuditLog:
         self._directory = directory
         self._clock = clock
         self._keep = timedelta(days=keep_days)
+        self._province = province
         self._digest = digest
         self._days = days
         self._spool = spool
         self._sequence, self._hash = head.sequence, head.hash
         """Of what was recorded last."""
-        self._written = self._said = head
+        self._written = head
+        self._said: Head | None = None
         self._waiting: list[Line] = []
         """Recorded, and in the half of the spool that is being filled."""
         self._writing: list[Line] = []
         """Taken from there to be written, and in the other half."""
         self._failed = self._closed = False
+        self._refused = 0
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
         # One thread writes; SQLite, and this, want the lines in their order.
@@ -97,6 +102,7 @@ class AuditLog:
         clock: Callable[[], datetime],
         keep_days: int,
         *,
+        province: str = "",
         spool_bytes: int = HALF,
     ) -> AuditLog:
         """Open a node's log, or begin it; take over what a process before recorded last.
@@ -104,21 +110,28 @@ class AuditLog:
         :param directory: ``data/audit``: a file a day, the key, the spool.
         :param clock: gives aware datetimes in UTC.
         :param keep_days: days after which a whole day is removed.
+        :param province: whose log it is: the heads that are logged name it.
         :param spool_bytes: half of what may wait to be written.
         :raises AuditUnavailableError: it cannot be read or written.
-        :raises InvalidFieldError: its key is missing, or none, or others may read it.
+        :raises InvalidFieldError: its key is missing, none or another than the log's, or others may
+            read it.
         """
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             spool, days = Spool(directory / "spool", spool_bytes), Days(directory)
             try:
-                digest = Digester(_key(directory / "key", make=not files(directory)))
+                key = directory / "key"
+                digest = Digester(_key(key, make=not files(directory)))
                 head = days.head()
                 left = _left(spool, head)
+                _check(key, digest, chain.read(left[-1].text).key if left else days.key())
                 if left:
                     days.write(left, head)
                     head = Head(left[-1].sequence, left[-1].hash)
                     log.warning("audit.taken_over", accesses=len(left))
+                dropped = _beyond(spool, head)
+                if dropped:
+                    log.warning("audit.dropped", accesses=dropped, after=head.sequence)
             except BaseException:
                 days.close()
                 spool.close()
@@ -129,8 +142,33 @@ class AuditLog:
                 field="data",
                 remedy="see whether the disk is full or failing, or another node has the same data",
             ) from error
-        log.info("audit.head", sequence=head.sequence, hash=head.hash.hex())
-        return cls(directory, clock, keep_days, digest=digest, days=days, spool=spool, head=head)
+        opened = cls(
+            directory,
+            clock,
+            keep_days,
+            province=province,
+            digest=digest,
+            days=days,
+            spool=spool,
+            head=head,
+        )
+        opened._say_head()
+        return opened
+
+    @property
+    def recorded(self) -> int:
+        """Lines that were recorded since the log was begun, by whichever process."""
+        return self._sequence
+
+    @property
+    def refused(self) -> int:
+        """Lines that could not be recorded, since it was opened."""
+        return self._refused
+
+    @property
+    def writable(self) -> bool:
+        """Whether the last try to write into a day's file went well."""
+        return not self._failed
 
     @property
     def waiting(self) -> int:
@@ -144,7 +182,8 @@ class AuditLog:
         """
         time = chain.stamp(self._clock())
         holders = () if entry.token is None else (self._digest(entry.token),)
-        self._record(time[:10], chain.Form(time, entry), entry.answer, holders)
+        form = chain.Form(time, entry, self._digest.check)
+        self._record(time[:10], form, entry.answer, holders)
 
     def record_all(self, entry: Entry, holders: Iterable[tuple[bytes, str]], /) -> None:
         """Record one call about several holders: a line for those who have the same answer.
@@ -156,19 +195,21 @@ class AuditLog:
         for token, answer in holders:
             by_answer[answer].append(digest(token))
         time = chain.stamp(self._clock())
-        form = chain.Form(time, entry)
+        form = chain.Form(time, entry, digest.check)
         # A line for each holder would cost more than all else that is done for one of a batch.
         for answer, digests in by_answer.items():
             self._record(time[:10], form, answer, digests)
 
     def _record(self, day: str, form: chain.Form, answer: str, holders: Sequence[str]) -> None:
         if self._failed or self._closed:
+            self._refused += 1
             raise AuditUnavailableError("the access log cannot be written")
         sequence = self._sequence + 1
         text = form.line(sequence, answer, holders)
         encoded = text.encode()
         digest = chain.follow(self._hash, encoded)
         if not self._spool.put(digest, encoded):
+            self._refused += 1
             raise AuditUnavailableError("too many accesses wait to be written")
         if not self._waiting:
             self._wake.set()
@@ -310,9 +351,12 @@ class AuditLog:
         log.info("audit.day_removed", day=days[0])
 
     def _say_head(self) -> None:
-        if self._written != self._said:
-            self._said = self._written
-            log.info("audit.head", sequence=self._written.sequence, hash=self._written.hash.hex())
+        head = self._written
+        if head != self._said:
+            self._said = head
+            log.info(
+                "audit.head", province=self._province, sequence=head.sequence, hash=head.hash.hex()
+            )
 
     async def _in_writer(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, work)
@@ -327,6 +371,18 @@ def _left(spool: Spool, head: Head) -> list[Line]:
         day, holders = chain.stamp(access.time)[:10], len(access.holders)
         lines.append(Line(day, access.sequence, text, digest, holders))
     return lines
+
+
+def _beyond(spool: Spool, head: Head) -> int:
+    """How many lines lie in the spool that came later than the chain's end and do not follow it.
+
+    The days' files are older than the spool: they were restored. These lines are lost.
+    """
+    later = 0
+    for text in spool.frames():
+        with contextlib.suppress(ValueError):
+            later += chain.read(text.decode()).sequence > head.sequence
+    return later
 
 
 def _key(path: Path, *, make: bool) -> bytes:
@@ -347,6 +403,14 @@ def _key(path: Path, *, make: bool) -> bytes:
     if len(key) != _KEY_BYTES:
         raise InvalidFieldError(f"{path} has not {_KEY_BYTES} bytes", field="data", remedy=_RESTORE)
     return key
+
+
+def _check(path: Path, digest: Digester, known: str) -> None:
+    """Refuse another key than that of the last line; a line of before may not name its own."""
+    if known not in {"", digest.check}:
+        raise InvalidFieldError(
+            f"{path} is another key than this log's", field="data", remedy=_RESTORE
+        )
 
 
 def _why(error: Exception) -> str:

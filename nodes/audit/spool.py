@@ -2,7 +2,8 @@
 
 A process that is killed leaves here what it had recorded, and the next one takes it over; only a
 machine that fails takes it with it. A frame is the line's hash (32 bytes), its length (4, big
-endian) and the line. Nothing is ever erased: what no longer follows the chain's end is old.
+endian) and the line. Nothing is ever erased: what does not follow the chain's end is old, or that
+end was put back.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Spool:
             found = False
             for start in (0, self._half):
                 taken = False
-                for digest, text in self._frames(start):
+                for digest, text in self._half_frames(start):
                     if follow(after, text) == digest:
                         yield digest, text
                         after, taken = digest, True
@@ -78,7 +79,13 @@ class Spool:
                         break
                 found |= taken
 
-    def _frames(self, at: int) -> Iterator[tuple[bytes, bytes]]:
+    def frames(self) -> Iterator[bytes]:
+        """Go through the lines that lie in it, old ones too; what is no line may be among them."""
+        for start in (0, self._half):
+            for _, text in self._half_frames(start):
+                yield text
+
+    def _half_frames(self, at: int) -> Iterator[tuple[bytes, bytes]]:
         end = at + self._half
         while at + _PREFIX <= end:
             text = at + _PREFIX

@@ -1,4 +1,4 @@
-"""Whether the access log is as it was written: each line, each day, and the heads kept elsewhere.
+"""Whether the access log is as it was written: each line, each day, its key, the heads elsewhere.
 
 It finds what was changed, taken out, put in or moved. Somebody who may write the files can still
 write the log anew from some line on, hashes and all, or cut off its end: only a head that was kept
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from exchange.errors import InvalidFieldError
-from nodes.audit.chain import START, Access, Head, follow, read
+from nodes.audit.chain import START, Access, Digester, Head, follow, read
 from nodes.audit.days import files, reading
 from nodes.audit.log import REMOVED
 
 __all__ = ["Fault", "Verified", "verify"]
 
+_ANEW: Final = "written anew, or the head is another log's: its hash is not the head's"
 MOST_FAULTS: Final = 1000
 """With more, the log is not looked through to its end."""
 
@@ -74,7 +75,9 @@ class Verified:
 
     :param begins: what the oldest line that is there follows.
     :param head: the last line that is there.
-    :param heads: how many of the heads that were given were found in the chain.
+    :param heads: how many of the heads that were given were found in the chain, as they are.
+    :param key: whether the key beside it is its own; None where there is none, as there need not be
+        in a copy, or nothing to hold it against: no line names its key, as none did at first.
     """
 
     begins: Head
@@ -82,6 +85,7 @@ class Verified:
     lines: int
     days: int
     heads: int
+    key: bool | None
     faults: Sequence[Fault]
 
 
@@ -106,7 +110,7 @@ def verify(directory: Path, heads: Sequence[Head] = ()) -> Verified:
     wanted: defaultdict[int, list[Head]] = defaultdict(list)
     for head in heads:
         wanted[head.sequence].append(head)
-    reader = _Reader(wanted, last=found[-1].stem)
+    reader = _Reader(wanted, last=found[-1].stem, own=_key_check(directory / "key"))
     for path in found:
         reader.day(path)
         if len(reader.faults) >= MOST_FAULTS:
@@ -119,6 +123,7 @@ def verify(directory: Path, heads: Sequence[Head] = ()) -> Verified:
         reader.lines,
         len(found),
         reader.met,
+        reader.key,
         reader.faults[:MOST_FAULTS],
     )
 
@@ -129,11 +134,17 @@ class _Reader:
     """The heads that are known, by their lines: several of one line, where it was written anew."""
     last: str
     """The day whose newest lines need not be found by their holders yet."""
+    own: str
+    """The `nodes.audit.chain.Access.key` of the key beside the log; "" for none."""
     faults: list[Fault] = field(default_factory=list)
     begins: Head | None = None
     head: Head = START
     lines: int = 0
     met: int = 0
+    key: bool | None = None
+    """Whether that is the key of all lines; None where there is nothing to tell."""
+    _under: str = ""
+    """The key of the line before."""
     _removed: list[str] = field(default_factory=list)
     """What the entries about removed days say of where the chain begins."""
     _whole: bool = True
@@ -187,13 +198,28 @@ class _Reader:
             self._fault(day, sequence, "changed: its hash is not of it and the line before")
         if access is not None and access.time.isoformat()[:10] > day:
             self._fault(day, sequence, "hidden: it is of a later day, where it is looked for")
+        if access is not None and access.key:
+            self._keyed(day, sequence, access.key)
         self.head = Head(sequence, digest)
         if access is not None and access.method == REMOVED and not access.caller:
             self._removed.append(access.answer)
         for wanted in self.wanted.pop(sequence, ()):
-            self.met += 1
-            if wanted.hash != digest:
-                self._fault(day, sequence, "written anew: its hash is not the head's that is known")
+            if wanted.hash == digest:
+                self.met += 1
+            else:
+                self._fault(day, sequence, _ANEW)
+
+    def _keyed(self, day: str, sequence: int, key: str) -> None:
+        """Hold the key under which a line stands against the one beside the log, or the last."""
+        if self.own:
+            if key != self.own and self.key is not False:  # told once
+                self._fault(
+                    day, sequence, "hidden: it is under another key than the one beside the log"
+                )
+            self.key = key == self.own and self.key is not False
+        elif key != (self._under or key):
+            self._fault(day, sequence, "hidden: it is under another key than the line before it")
+        self._under = key
 
     def _read(self, day: str, sequence: int, text: str) -> Access | None:
         try:
@@ -229,12 +255,19 @@ class _Reader:
             elif sequence > begins.sequence:
                 self._fault("", sequence, "missing: it is a known head")
             elif sequence == begins.sequence:
-                self.met += len(heads)
+                self.met += heads.count(begins)
                 if any(head != begins for head in heads):
-                    self._fault("", sequence, "written anew: the log does not begin after that")
+                    self._fault("", sequence, _ANEW)
 
     def _fault(self, day: str, sequence: int, text: str) -> None:
         self.faults.append(Fault(day, sequence, text))
+
+
+def _key_check(path: Path) -> str:
+    try:
+        return Digester(path.read_bytes()).check
+    except OSError:
+        return ""
 
 
 def _lines(first: int, last: int) -> str:

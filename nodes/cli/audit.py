@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,7 +44,8 @@ def verify(
     """Say which lines were changed, taken out, put in or moved (核验访问日志).
 
     It needs no node, and disturbs none. Only a head that was kept elsewhere shows that the log was
-    written anew, or that its end is cut off. The exit code is 0 if all is well, 3 if not.
+    written anew, or that its end is cut off. A copy without the key is looked through all the same.
+    The exit code is 0 if all is well, 3 if not.
     """
     from nodes.audit.chain import Head
     from nodes.audit.verifying import verify as look_through
@@ -131,6 +133,7 @@ def list_(
         ("时间 time", _CALLER, "方法 method", "目的 purpose", "结果 answer", _TARGET),
         (_row(each) for each in found),
         whole=(_CALLER, _TARGET),
+        none="没有访问记录 no accesses",
     )
 
 
@@ -148,7 +151,7 @@ def _row(access: Access) -> tuple[str, ...]:
         access.caller or "本节点 this node",
         access.method,
         _PURPOSES.get(purpose, purpose),
-        access.answer,
+        _answer(access.answer),
         access.target,
     )
 
@@ -163,6 +166,51 @@ _PURPOSES = {
 }
 
 
+_ANSWERS = {
+    r"given": "已提供",
+    r"revoked": "已撤销",
+    r"already revoked": "此前已撤销",
+    r"(\d+) access(?:es)?": r"\1条访问记录",
+    r"(\d+) attestations?": r"\1份证明",
+    r"(\d+) attestations?, (\d+) revoked": r"\1份证明，\2份已撤销",
+    r"(\d+) appeals?": r"\1件申诉",
+    r"(\d+) revoked": r"撤销\1份",
+    r"at least (\d+) revoked, not to the end": r"至少撤销\1份，未完成",
+    r"trust list (\d+)": r"信任列表第\1版",
+    r"trust list (\d+), forced": r"信任列表第\1版，强制",
+    r"trust list (\d+), emergency": r"信任列表第\1版，紧急",
+    r"up to (\d+):.*": r"删至第\1条",
+}
+"""What a service answers, as it is recorded, and in Chinese."""
+
+
+def _answer(recorded: str) -> str:
+    """An answer in both languages; as it was recorded where this version does not know it."""
+    for pattern, zh in _ANSWERS.items():
+        if found := re.fullmatch(pattern, recorded):
+            return f"{found.expand(zh)} {recorded}"
+    words = [_term(name) for name in recorded.split()]
+    if not words or "" in words:
+        return recorded
+    return f"{'，'.join(dict.fromkeys(words))} {recorded}"
+
+
+def _term(name: str) -> str:
+    """A term of the contract in Chinese; "" for none."""
+    from exchange.appeals import Resolution, State
+    from exchange.facts import Colour
+    from exchange.recognition import Outcome, Verdict
+
+    for terms in (Outcome, Colour, Verdict, State, Resolution):
+        if name in terms.__members__:
+            return terms[name].text.zh
+    return _REFUSALS.get(name, "")
+
+
+_REFUSALS = {"NO_COLOUR": "无可用码色"}
+"""Why no code was given, where that is no term of a decision."""
+
+
 def _time(text: str, field: str) -> datetime | None:
     return files.time_from_text(text, field=field) if text else None
 
@@ -175,11 +223,15 @@ def _document(found: Verified) -> dict[str, Any]:
         "begins_after": str(found.begins),
         "head": str(found.head),
         "heads_found": found.heads,
+        "key_matches": found.key,
         "faults": [
             {"day": each.day, "sequence": each.sequence, "fault": each.text}
             for each in found.faults
         ],
     }
+
+
+_KEY = {True: "相符 the log's own", False: "不符 another", None: "未核对 not checked"}
 
 
 def _print(found: Verified, heads: int) -> None:
@@ -190,6 +242,7 @@ def _print(found: Verified, heads: int) -> None:
             ("始于 begins after", str(found.begins.sequence)),
             ("链头 head", str(found.head)),
             ("核对的链头 heads found", f"{found.heads}/{heads}"),
+            ("密钥 key", _KEY[found.key]),
         )
     )
     if not found.faults:

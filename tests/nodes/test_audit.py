@@ -235,6 +235,48 @@ async def test_a_key_that_is_gone_is_not_made_anew(written, opened):
     assert not (written / "key").exists()
 
 
+async def test_another_key_than_the_logs_is_refused(written, opened):
+    # A node under it would show no holder who looked before, and say nothing of it.
+    right = (written / "key").read_bytes()
+    (written / "key").write_bytes(secrets.token_bytes(32))
+    with pytest.raises(
+        InvalidFieldError, match=r"audit/key is another key than this log's"
+    ) as told:
+        async with opened():
+            pass
+    assert told.value.remedy.startswith("restore it")
+    (written / "key").write_bytes(right)
+    async with opened() as log:
+        assert len((await log.list([TOKEN])).accesses) == 12
+
+
+async def test_another_key_than_that_of_what_a_killed_node_left_is_refused(opened, tmp_path):
+    log = AuditLog.open(tmp_path / "audit", Clock(), 184, spool_bytes=1 << 16)
+    log.record(entry())
+    log._spool.close()  # as a kill leaves it: nothing lies in a day's file
+    (tmp_path / "audit" / "key").write_bytes(secrets.token_bytes(32))
+    with pytest.raises(InvalidFieldError, match="another key"):
+        async with opened():
+            pass
+
+
+async def test_a_log_that_was_begun_before_lines_named_their_key_is_carried_on(
+    written, opened, clock
+):
+    _without_keys(written)
+    found = verify(written)
+    assert (found.faults, found.key) == ([], None)
+    async with opened() as log:
+        log.record(entry())
+        assert len((await log.list([TOKEN])).accesses) == 13
+    found = verify(written)
+    assert (found.faults, found.key) == ([], True)
+    (written / "key").write_bytes(secrets.token_bytes(32))
+    with pytest.raises(InvalidFieldError, match="another key"):
+        async with opened():
+            pass
+
+
 async def test_the_digests_of_two_nodes_cannot_be_joined(written, tmp_path, clock):
     log = AuditLog.open(tmp_path / "other", clock, 184)
     log.record(entry())
@@ -257,13 +299,14 @@ def test_a_line_is_canonical_json_and_reads_back(
     caller, method, request, answer, target, purpose, holders
 ):
     given_ = Entry(caller, method, request, "", purpose=purpose, target=target)
-    line = Form(stamp(NOON), given_).line(12, answer, holders)
+    line = Form(stamp(NOON), given_, "ef" * 8).line(12, answer, holders)
     document = json.loads(line)
     assert line == json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     found = read(line)
     assert (found.caller, found.method, found.request_id) == (caller, method, request)
     assert (found.answer, found.target, found.sequence) == (answer, target, 12)
     assert found.holders == tuple(holders)
+    assert found.key == "ef" * 8
     assert found.purpose == (purpose if purpose < 77 else 0)
 
 
@@ -312,7 +355,7 @@ async def test_lines_that_somebody_puts_in_ahead_of_the_node_swallow_none_of_its
         with contextlib.closing(file):
             ((sequence, before),) = file.execute("SELECT sequence, hash FROM accesses").fetchall()
             for at in range(more):  # a chain as good as the node's: there is no secret in it
-                text = Form(stamp(NOON), entry()).line(sequence + 1 + at, "put in", [])
+                text = Form(stamp(NOON), entry(), "").line(sequence + 1 + at, "put in", [])
                 before = follow(before, text.encode())
                 row = (sequence + 1 + at, text, before)
                 file.execute("INSERT INTO accesses VALUES (?, ?, ?)", row)
@@ -436,7 +479,8 @@ async def test_a_crowd_of_long_lists_keeps_its_threads_from_nobody_else(
 
 def test_lists_that_wait_for_one_another_index_once(written):
     days = Days(written)
-    line = Line("2022-01-12", 13, Form(stamp(NOON), entry()).line(13, "x", ["0" * 16]), b"", 1)
+    text = Form(stamp(NOON), entry(), "").line(13, "x", ["0" * 16])
+    line = Line("2022-01-12", 13, text, b"", 1)
     days.write([line], verify(written).head)
     days.index()
     with contextlib.closing(sqlite3.connect(written / "2022-01-12.db")) as other:
@@ -496,6 +540,31 @@ def test_a_killed_process_loses_nothing_that_it_had_answered(tmp_path, answers):
     assert verify(directory).lines == newest.sequence + 1
 
 
+async def test_what_does_not_follow_a_restored_older_day_is_told_by_its_number(
+    written, opened, clock
+):
+    older = (written / "2022-01-12.db").read_bytes()
+    async with opened() as log:
+        log.record(entry("in the day's file alone"))
+        await log.flush()
+    # Another process begins the spool anew.
+    async with opened() as log:
+        log.record(entry("one"))
+        log.record(entry("two"))
+    with capture_logs() as logged:
+        async with opened():
+            pass
+    assert "audit.dropped" not in {each["event"] for each in logged}
+    (written / "2022-01-12.db").write_bytes(older)
+    with capture_logs() as logged:
+        async with opened() as log:
+            log.record(entry("carried on"))
+            assert (await everything(log))[:2] == ["carried on", "answer 2.3"]
+    (told,) = (each for each in logged if each["event"] == "audit.dropped")
+    assert (told["accesses"], told["after"]) == (2, 12)
+    assert not faults(written)
+
+
 @given(st.binary(max_size=400), st.binary(max_size=400))
 def test_garbage_in_the_spool_is_nothing_that_was_recorded(tmp_path_factory, first, second):
     path = tmp_path_factory.mktemp("spool") / "spool"
@@ -508,10 +577,11 @@ def test_garbage_in_the_spool_is_nothing_that_was_recorded(tmp_path_factory, fir
 
 async def test_the_head_is_logged_at_the_end_and_taken_up_at_the_start(written, opened):
     with capture_logs() as logged:
-        async with opened() as log:
+        async with opened(province="440000") as log:
             log.record(entry())
     heads = [each for each in logged if each["event"] == "audit.head"]
     assert [each["sequence"] for each in heads] == [12, 13]
+    assert {each["province"] for each in heads} == {"440000"}
     known = [Head(each["sequence"], bytes.fromhex(each["hash"])) for each in heads]
     found = verify(written, known)
     assert (found.faults, found.heads, found.head) == ([], 2, known[1])
@@ -685,8 +755,9 @@ def test_a_log_written_anew_is_told_by_a_head_alone(written):
         changed(written, 12, statement, line, digest, sequence)
     assert not faults(written)
     assert faults(written, head) == [
-        ("2022-01-12", 12, "written anew: its hash is not the head's that is known")
+        ("2022-01-12", 12, "written anew, or the head is another log's: its hash is not the head's")
     ]
+    assert verify(written, [head]).heads == 0
 
 
 def test_two_heads_of_one_line_do_not_hide_that_it_was_written_anew(written):
@@ -830,6 +901,39 @@ async def test_a_log_that_is_being_written_can_be_verified(written, opened):
     assert (found.lines, found.faults) == (13, [])
 
 
+@pytest.mark.parametrize("key", [bytes(32), b"", bytes(100)], ids=["another", "empty", "long"])
+def test_another_key_beside_the_log_is_told_once(written, key):
+    (written / "key").write_bytes(key)
+    found = verify(written)
+    assert [(each.day, each.sequence, each.text) for each in found.faults] == [
+        ("2022-01-10", 1, "hidden: it is under another key than the one beside the log")
+    ]
+    assert (found.lines, found.key) == (12, False)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_change_of_the_key_within_the_log_is_told(written, copied):
+    digest = _rows(written, 12, 9)[0][2]
+    for sequence in (10, 11, 12):
+        key = read(_rows(written, 12, sequence)[0][1]).key
+        line = _rows(written, 12, sequence)[0][1].replace(key, "ab" * 8)
+        digest = hashlib.sha256(digest + line.encode()).digest()
+        statement = "UPDATE accesses SET line = ?, hash = ? WHERE sequence = ?"
+        changed(written, 12, statement, line, digest, sequence)
+    other = "the one beside the log"
+    if copied:
+        (written / "key").unlink()
+        other = "the line before it"
+    assert faults(written) == [("2022-01-12", 10, f"hidden: it is under another key than {other}")]
+
+
+def test_a_copy_without_the_key_is_whole_and_its_key_not_checked(written):
+    assert verify(written).key
+    (written / "key").unlink()
+    found = verify(written)
+    assert (found.faults, found.key) == ([], None)
+
+
 def test_a_folder_without_a_log_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InvalidFieldError):
@@ -841,6 +945,22 @@ def _rows(directory, day, sequence):
         return connection.execute(
             "SELECT * FROM accesses WHERE sequence = ?", (sequence,)
         ).fetchall()
+
+
+def _without_keys(directory):
+    """Make it a log of before: its lines name no key, and its chain is as whole."""
+    digest = START.hash
+    for path in sorted(directory.glob("*.db")):
+        start = digest
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            rows = connection.execute("SELECT sequence, line FROM accesses ORDER BY sequence")
+            for sequence, line in rows.fetchall():
+                old = line.replace(f',"key":"{read(line).key}"', "")
+                assert old != line
+                digest = hashlib.sha256(digest + old.encode()).digest()
+                statement = "UPDATE accesses SET line = ?, hash = ? WHERE sequence = ?"
+                connection.execute(statement, (old, digest, sequence))
+            connection.execute("UPDATE start SET hash = ?", (start,))
 
 
 def _lines(directory):

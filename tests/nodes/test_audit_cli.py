@@ -12,11 +12,13 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rich.cells import cell_len
 
 from exchange.client import Purpose
 from nodes.audit.entries import Entry
 from nodes.audit.log import AuditLog
 from nodes.cli import run
+from nodes.cli.audit import _answer
 
 SICHUAN = "510000"
 
@@ -83,6 +85,28 @@ def test_a_whole_log_passes_and_its_head_is_said(tongxing, directory):
     assert (code, found["whole"], found["lines"], found["faults"]) == (0, True, 5, [])
     code, out, _ = tongxing("verify", directory, "--head", found["head"], "-o", "json")
     assert (code, json.loads(out)["heads_found"]) == (0, 1)
+
+
+def test_a_false_head_is_not_counted_as_found(tongxing, directory):
+    code, out, _ = tongxing("verify", directory, "--head", "5:" + "ab" * 32)
+    assert code == 3
+    assert "0/1" in out
+    assert "another log's" in out
+
+
+def test_a_swapped_key_is_told_and_a_missing_one_is_not_checked(tongxing, directory):
+    assert "相符 the log's own" in tongxing("verify", directory)[1]
+    (directory / "key").write_bytes(bytes(32))
+    code, out, _ = tongxing("verify", directory)
+    assert code == 3
+    assert "不符 another" in out
+    assert "hidden: it is under another key" in out
+    (directory / "key").unlink()
+    code, out, _ = tongxing("verify", directory)
+    assert code == 0
+    assert "未核对 not checked" in out
+    code, out, _ = tongxing("verify", directory, "-o", "json")
+    assert (code, json.loads(out)["key_matches"]) == (0, None)
 
 
 def test_a_changed_line_is_named_with_exit_code_3(tongxing, directory):
@@ -170,6 +194,44 @@ def test_an_admin_lists_everybodys(listed, somebody):
     assert [each["method"] for each in found[:2]] == ["Recognize", "Recognize"]
 
 
+def test_an_empty_list_is_one_line(listed, people):
+    code, out, _ = listed(number=people.document().number)
+    assert (code, out) == (0, "没有访问记录 no accesses\n")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        ("RECOGNIZED GREEN ACCEPTED", "认可，绿码"),
+        ("NOT_RECOGNIZED UNSPECIFIED EXPIRED", "不认可，无码色，过期"),
+        ("NOT_RECOGNIZED UNSPECIFIED NO_RECORD NO_COLOUR", "不认可，无码色，无记录，无可用码色"),
+        ("INDETERMINATE UNSPECIFIED UNAVAILABLE INDETERMINATE", "无法判定，无码色，对端不可用"),
+        ("DELIVERED", "已送达"),
+        ("UPHELD", "申诉成立"),
+        ("given", "已提供"),
+        ("1 appeal", "1件申诉"),
+        ("12 accesses", "12条访问记录"),
+        ("2 attestations, 1 revoked", "2份证明，1份已撤销"),
+        ("at least 7 revoked, not to the end", "至少撤销7份，未完成"),
+        ("trust list 3, emergency", "信任列表第3版，紧急"),
+        ("up to 8:" + "ab" * 32, "删至第8条"),
+    ],
+)
+def test_answers_are_told_in_both_languages(recorded, said):
+    assert _answer(recorded) == f"{said} {recorded}"
+
+
+@pytest.mark.parametrize("recorded", ["", "RECOGNIZED PURPLE ACCEPTED", "3 wonders"])
+def test_an_answer_of_a_later_version_is_told_as_it_is(recorded):
+    assert _answer(recorded) == recorded
+
+
+def test_the_answers_of_a_node_are_told_in_both_languages(listed, somebody):
+    code, out, _ = listed(number=somebody)
+    assert code == 0
+    assert out.count("不认可，无码色，无记录 NOT_RECOGNIZED UNSPECIFIED NO_RECORD") == 2
+
+
 def test_times_bound_what_is_listed(listed, somebody):
     before = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds")
     code, out, _ = listed("-o", "json", "--before", before, number=somebody)
@@ -215,6 +277,16 @@ def test_callers_are_never_folded(listed, somebody, monkeypatch, columns):
     lines = [line for line in out.splitlines() if caller in line]
     assert len(lines) == 2
     assert all(line.startswith("访问者 caller: ") for line in lines) == (columns == "60")
+
+
+@pytest.mark.parametrize("columns", [80, 120, 250])
+def test_a_pipe_is_as_wide_as_it_is_told(listed, somebody, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = listed(number=somebody)
+    assert code == 0
+    texts = [line for line in out.splitlines() if "结果 answer: " not in line]
+    assert max(cell_len(line.rstrip()) for line in texts) <= columns
+    assert out.count(f"spiffe://{SICHUAN}.tongxing/app/") == 2
 
 
 def test_a_missing_client_is_told_before_the_number_is_read(tongxing):

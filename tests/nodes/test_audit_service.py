@@ -344,6 +344,6 @@ def test_the_file_says_who_looked_and_not_at_whom(exchange):
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         (line,) = connection.execute("SELECT line FROM accesses LIMIT 1").fetchone()
     assert set(json.loads(line)) == {
-        *("answer", "caller", "holders", "method", "purpose", "request_id", "sequence"),
-        *("target", "time"),
+        *("answer", "caller", "holders", "key", "method", "purpose", "request_id"),
+        *("sequence", "target", "time"),
     }

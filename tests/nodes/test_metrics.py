@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import urllib.request
 
@@ -10,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from waiting import heard
 
 from exchange.client import Purpose
+from exchange.errors import AuditUnavailableError
 from nodes.trial import TrialExchange, free_ports, wait_until
 
 
@@ -49,6 +51,49 @@ def test_the_trust_list_and_the_ends_of_certificates_are_told(exchange):
     assert found["tongxing_certificate_end_seconds", "authority"] > now + 365 * day
 
 
+async def test_what_was_recorded_and_decided_is_told(exchange, people):
+    before = scraped(exchange)
+    async with exchange.client("440000", "app") as app:
+        for _ in range(3):
+            await app.recognize(people.document(), Purpose.PURPOSE_ENTRY_CHECK)
+    after = scraped(exchange)
+
+    def more(*name):
+        return after[name] - before[name]
+
+    assert more("tongxing_audit_recorded_total") == 3
+    assert more("tongxing_audit_refused_total") == 0
+    assert after["tongxing_audit_waiting",] <= 3
+    assert after["tongxing_audit_writable",] == 1
+    outcomes = ("RECOGNIZED", "NOT_RECOGNIZED", "INDETERMINATE")
+    decided = [more("tongxing_decisions_total", outcome) for outcome in outcomes]
+    assert decided[0] == 0
+    assert sum(decided) == 3
+    wait_until("all lies on disk", lambda: scraped(exchange)["tongxing_audit_waiting",] == 0, 30)
+
+
+async def test_an_access_log_that_cannot_be_written_is_told(exchange, people):
+    (day,) = (exchange.directory / "440000" / "data" / "audit").glob("*.db")
+    away = day.with_suffix(".away")
+    before = scraped(exchange)["tongxing_audit_refused_total",]
+    async with exchange.client("440000", "app") as app:
+        day.rename(away)
+        day.mkdir()
+        with contextlib.suppress(AuditUnavailableError):  # it may know by now
+            await app.recognize(people.document(), Purpose.PURPOSE_ENTRY_CHECK)
+        wait_until("it knows", lambda: scraped(exchange)["tongxing_audit_writable",] == 0, 30)
+        with pytest.raises(AuditUnavailableError):
+            await app.recognize(people.document(), Purpose.PURPOSE_ENTRY_CHECK)
+        found = scraped(exchange)
+        assert found["tongxing_audit_refused_total",] > before
+        assert found["tongxing_audit_waiting",] > 0
+        day.rmdir()
+        away.rename(day)
+    wait_until(
+        "it is written again", lambda: scraped(exchange)["tongxing_audit_writable",] == 1, 30
+    )
+
+
 async def test_the_synchronisation_with_each_peer_is_told(exchange, people):
     wait_until(
         "it hears it", lambda: scraped(exchange)["tongxing_peer_synchronised", "510000"] == 1, 30
@@ -71,6 +116,17 @@ async def test_the_synchronisation_with_each_peer_is_told(exchange, people):
     assert ("tongxing_peer_synchronised", "440000") not in found
 
 
+def test_a_peer_is_up_while_it_is_heard_though_nobody_asks_it(exchange):
+    def up():
+        return scraped(exchange)["tongxing_peer_up", "510000"]
+
+    wait_until("it is heard", lambda: up() == 1, 30)
+    exchange.kill("510000")
+    wait_until("it is missed", lambda: up() == 0, 10)
+    exchange.start("510000")
+    wait_until("it is heard again", lambda: up() == 1, 30)
+
+
 async def test_a_peer_that_stops_answering_is_seen(exchange, people):
     first, second = people.tested(), people.tested()
     async with exchange.client("510000", "issuer") as issuer:
@@ -83,11 +139,9 @@ async def test_a_peer_that_stops_answering_is_seen(exchange, people):
     )
     async with exchange.client("440000", "app") as app:
         await heard(app, first.document)
-        assert scraped(exchange)["tongxing_peer_up", "510000"] == 1
         exchange.stop("510000")
         # Of another holder: what was answered of the first is remembered.
         await app.recognize(second.document, Purpose.PURPOSE_ENTRY_CHECK)
-    assert scraped(exchange)["tongxing_peer_up", "510000"] == 0
     wait_until(
         "it is missed",
         lambda: scraped(exchange)["tongxing_peer_synchronised", "510000"] == 0,
