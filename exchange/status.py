@@ -12,7 +12,15 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from exchange import errors
 from exchange.errors import TongxingError
 
-__all__ = ["DETAILS_KEY", "DOMAIN", "code_of", "from_status", "from_trailers", "to_status"]
+__all__ = [
+    "DETAILS_KEY",
+    "DOMAIN",
+    "code_of",
+    "from_status",
+    "from_trailers",
+    "of_reason",
+    "to_status",
+]
 
 DOMAIN = "tongxing"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -49,6 +57,11 @@ def code_of(error: TongxingError) -> int:
     """The google.rpc.Code of an error; what names a wrong field is INVALID_ARGUMENT."""
     code: int = _CODES.get(error.reason, code_pb2.INVALID_ARGUMENT)
     return code
+
+
+def of_reason(reason: str) -> type[TongxingError]:
+    """The kind of error that a reason names; InternalError where it names none of ours."""
+    return _BY_REASON.get(reason, errors.InternalError)
 
 
 def to_status(error: TongxingError, *, request_id: str = "") -> status_pb2.Status:
@@ -92,9 +105,9 @@ def from_status(status: status_pb2.Status) -> TongxingError:
                     detail.Unpack(known)
     except DecodeError:
         return errors.InternalError(status.message)
-    error = _BY_REASON.get(info.reason, errors.InternalError) if info.domain == DOMAIN else None
-    if error is None:
+    if info.domain != DOMAIN:
         return errors.InternalError(status.message)
+    error = of_reason(info.reason)
     remedy = info.metadata.get("remedy", "")
     if not bad.field_violations:
         return error(status.message.removesuffix(f"; {remedy}"), remedy=remedy)

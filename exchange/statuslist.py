@@ -382,14 +382,21 @@ class StatusLists:
             self._held -= 1
         return found
 
+    def held(self, reference: StatusReference) -> StatusList | None:
+        """The newest list that a status stands in, also if it counts no more; None where none is.
+
+        Bits that an older one had set are set in it too.
+        """
+        lists = self._lists.get(reference.province)
+        return None if lists is None else lists.get(reference.list)
+
     def status(self, reference: StatusReference, trust: TrustList, now: datetime) -> Status:
         """What is known of an attestation's status.
 
         A bit that is set is REVOKED however old the list is; one that is not set is VALID only
         while the list is fresh, and its key still vouches for it.
         """
-        lists = self._lists.get(reference.province)
-        held = None if lists is None else lists.get(reference.list)
+        held = self.held(reference)
         if held is None or not 0 <= reference.index < held.size or not _vouched(held, trust):
             return Status.STALE
         if held.revoked(reference.index):

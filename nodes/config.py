@@ -142,10 +142,12 @@ class AuditConfig(Section):
 class ForeignConfig(Section):
     """Whose foreign certificates (境外证书) are read: a folder of their signers' certificates.
 
-    Without it, nobody's. What such a certificate is worth here, the province's rules say.
+    Without it, nobody's. What such a certificate is worth here, the province's rules say. How often
+    to look there for a change.
     """
 
     certificates: Path | None = None
+    poll_seconds: float = Field(default=2.0, gt=0, le=3600)
 
 
 class AppealsConfig(Section):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
+from uuid import UUID
 
 from exchange.attestations import AttestationVerifier
-from exchange.recognition import Decision, Reply, never, recognize
+from exchange.recognition import Decision, Outcome, Reply, never, recognize
 from exchange.rules import RuleBook
 from exchange.statuslist import StatusReference
 from exchange.subjects import Document
@@ -75,6 +78,8 @@ class Deciding:
         self._clock = clock
         self._nothing: dict[str, tuple[Found, Reply]] = {}
         """By province what was last made of its "no record": the same for all of its strangers."""
+        self.outcomes: Final = Counter(dict.fromkeys(Outcome, 0))
+        """How often `decide` came to each."""
 
     async def decide(
         self,
@@ -121,8 +126,36 @@ class Deciding:
                 revoked=self._revoked,
                 explain=explain,
             )
+            self.outcomes[decision.outcome] += 1
             decided.append(Decided(group[0], decision))
         return decided
+
+    async def present(self, ids: Iterable[UUID]) -> Decision | None:
+        """What the own rules say now of whom some attestations are about, by the own store alone.
+
+        The subject is known by the tokens of those attestations: what was published under another
+        subject epoch's token is not found.
+
+        :param ids: of attestations of this province's; others' are nobody's here.
+        :returns: None where the store knows none of them.
+        :raises StoreUnavailableError: the store does not answer.
+        """
+        records = await asyncio.gather(*(self._store.record(id_.bytes) for id_ in ids))
+        tokens = list(dict.fromkeys(record.token for record in records if record is not None))
+        if not tokens:
+            return None
+        own = await self._own(tokens)
+        return recognize(
+            [self._reply(self._province, own)],
+            tokens=tokens,
+            province=self._province,
+            rules=self._trust.rules,
+            trust=self._trust.current(),
+            verifier=self._verifier,
+            now=self._clock(),
+            revoked=self._revoked,
+            explain=True,
+        )
 
     async def _own(self, tokens: Sequence[bytes]) -> list[Found]:
         if len(tokens) == 1:

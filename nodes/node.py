@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import shutil
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +18,6 @@ from securesystemslib.signer import Signer
 
 from exchange.attestations import AttestationVerifier
 from exchange.client.pair import Pair
-from exchange.codes.hcert import ForeignKeys
 from exchange.errors import (
     InvalidFieldError,
     NoIdentityError,
@@ -31,6 +33,7 @@ from nodes.config import EMBEDDED, NodeConfig
 from nodes.deciding import Deciding
 from nodes.doors.grpcio import GrpcioDoor
 from nodes.embedded import EmbeddedValkey
+from nodes.foreign import ForeignFolder
 from nodes.identity import IdentityVerifier, Role
 from nodes.keyring import Keyring
 from nodes.keysteps import KeySteps
@@ -65,7 +68,7 @@ from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
 from nodes.works import Works
 
-__all__ = ["run", "running"]
+__all__ = ["check", "run", "running"]
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +95,31 @@ async def run(config: NodeConfig) -> None:
     log.info("node.stopped")
 
 
+async def check(config: NodeConfig) -> None:
+    """See that a node would start on what it is given; one that runs there is not disturbed.
+
+    Its store, its access log and its addresses are left to the start, and nothing is written.
+
+    :raises TongxingError: it would not start; names the field, and the file where it is one's.
+    """
+    if config.data.exists():
+        _private_directory(config.data)
+    with tempfile.TemporaryDirectory() as made:
+        home = Path(made)
+        trust = config.data / "trust"
+        try:
+            if trust.is_dir():  # what the node has seen decides what it takes
+                shutil.copytree(trust, home / "trust")
+        except shutil.Error:
+            raise InvalidFieldError(
+                f"{trust}: a file in it cannot be read",
+                field="data",
+                remedy="see whose it is; or, if the node took a list over this moment, check again",
+            ) from None
+        keys = config.data / "keys"
+        await _given(config, _clock, home / "trust", keys if keys.is_dir() else home / "keys")
+
+
 @contextlib.asynccontextmanager
 async def running(
     config: NodeConfig, failed: Callable[[], None] = lambda: None
@@ -100,33 +128,17 @@ async def running(
 
     :param failed: called when one of its works failed: leave then. Leaving raises the error.
     """
-
-    def clock() -> datetime:
-        return datetime.now(UTC)
-
+    clock = _clock
     _private_directory(config.data)
-    certificate, tls_key = config.identity.certificate, config.identity.key
-    keyring = _keyring(config)
-    role_signer = _role_signer(config)
-    subjects = SubjectKeys(config.province, read_seal_keys(config.identity.seal_key))
-    keeper = TrustKeeper(config.trust, config.province, config.data / "trust", clock)
-    registry = None
-    if config.trust.registry:
-        registry = Registry(config.trust.registry, certificate, tls_key)
-    trust = await _first_list(keeper, registry)
-    _check_signs(keyring, trust)
-    tls = TlsFiles(
-        certificate,
-        tls_key,
-        check=lambda pair: _check_identity(pair, keeper.current(), config.province, clock()),
-        poll_seconds=config.identity.poll_seconds,
-    )
-    keeper.on_change(subjects.follow)
-    subjects.check(clock())
+    given = await _given(config, clock, config.data / "trust", config.data / "keys")
+    keyring, role_signer, registry = given.keyring, given.role_signer, given.registry
+    keeper, subjects, tls, foreign = given.keeper, given.subjects, given.tls, given.foreign
 
     async with contextlib.AsyncExitStack() as stack:
         url = await _store_url(config, stack)
-        audit = AuditLog.open(config.data / "audit", clock, config.audit.keep_days)
+        audit = AuditLog.open(
+            config.data / "audit", clock, config.audit.keep_days, province=config.province
+        )
         stack.push_async_callback(audit.close)
         stores = await Stores.open(url, config.province)
         stack.push_async_callback(stores.close)
@@ -158,6 +170,25 @@ async def running(
         courier = AppealCourier(
             stores.appeals, peers, clock, poll_seconds=config.appeals.poll_seconds
         )
+        deciding = Deciding(
+            province=config.province,
+            store=store,
+            lookup=Lookup(
+                province=config.province,
+                links=peers,
+                syncs=syncs,
+                answers=stores.answers,
+                timeout=config.peers.timeout_seconds,
+                cached_seconds=config.peers.cached_seconds,
+                presence_hours=config.peers.presence_hours,
+                clock=clock,
+            ),
+            verifier=verifier,
+            trust=keeper,
+            subjects=subjects,
+            clock=clock,
+            revoked=syncs.revoked,
+        )
         door = GrpcioDoor(
             province=config.province,
             listen=config.listen,
@@ -185,31 +216,13 @@ async def running(
                 ),
                 RecognitionService(
                     province=config.province,
-                    deciding=Deciding(
-                        province=config.province,
-                        store=store,
-                        lookup=Lookup(
-                            province=config.province,
-                            links=peers,
-                            syncs=syncs,
-                            answers=stores.answers,
-                            timeout=config.peers.timeout_seconds,
-                            cached_seconds=config.peers.cached_seconds,
-                            presence_hours=config.peers.presence_hours,
-                            clock=clock,
-                        ),
-                        verifier=verifier,
-                        trust=keeper,
-                        subjects=subjects,
-                        clock=clock,
-                        revoked=syncs.revoked,
-                    ),
+                    deciding=deciding,
                     trust=keeper,
                     signer=lambda: keyring.signer(keeper.current()),
                     audit=audit,
                     statuses=KnownStatuses(config.province, stores.statuses.revoked, syncs.get),
                     clock=clock,
-                    foreign=_foreign_keys(config),
+                    foreign=foreign.current,
                 ),
                 PeerService(store, feed, lambda: stores.statuses.each(config.province), audit),
                 StatusListService(
@@ -252,6 +265,7 @@ async def running(
             feed.run(),
             courier.run(),
             tls.watch(),
+            foreign.watch(),
             warn_daily(tls, keeper.current, config.province, clock),
             keeper.watch_folder(),
         )
@@ -266,8 +280,9 @@ async def running(
                 tls=tls,
                 views=views,
                 subjects=lambda: feed.subjects,
-                peers=peers,
                 clock=clock,
+                audit=audit,
+                decided=deciding.outcomes,
                 appeals=asked(stores.appeals.standing),
             )
             stack.enter_context(served(config.metrics.listen, collector))
@@ -276,6 +291,53 @@ async def running(
         stack.callback(keeper.release)
         stack.callback(feed.close)
         yield await door.open()
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a node is given, read and checked."""
+
+    keyring: Keyring
+    role_signer: Signer | None
+    subjects: SubjectKeys
+    keeper: TrustKeeper
+    registry: Registry | None
+    tls: TlsFiles
+    foreign: ForeignFolder
+
+
+async def _given(
+    config: NodeConfig, clock: Callable[[], datetime], trust_folder: Path, keys_folder: Path
+) -> _Given:
+    """Read all that a node rests on; a start and a check refuse the same.
+
+    :param trust_folder: the node's own, for the trust list; ``keys_folder`` for the keys it made.
+    :raises TongxingError: something of it is unusable.
+    """
+    certificate, tls_key = config.identity.certificate, config.identity.key
+    keyring = _keyring(config, keys_folder)
+    role_signer = _role_signer(config)
+    subjects = SubjectKeys(config.province, read_seal_keys(config.identity.seal_key))
+    foreign = ForeignFolder(config.foreign.certificates, config.foreign.poll_seconds)
+    keeper = TrustKeeper(config.trust, config.province, trust_folder, clock)
+    registry = None
+    if config.trust.registry:
+        registry = Registry(config.trust.registry, certificate, tls_key)
+    trust = await _first_list(keeper, registry)
+    _check_signs(keyring, trust)
+    tls = TlsFiles(
+        certificate,
+        tls_key,
+        check=lambda pair: _check_identity(pair, keeper.current(), config.province, clock()),
+        poll_seconds=config.identity.poll_seconds,
+    )
+    keeper.on_change(subjects.follow)
+    subjects.check(clock())
+    return _Given(keyring, role_signer, subjects, keeper, registry, tls, foreign)
+
+
+def _clock() -> datetime:
+    return datetime.now(UTC)
 
 
 async def _store_url(config: NodeConfig, stack: contextlib.AsyncExitStack) -> str:
@@ -318,30 +380,14 @@ def _passphrase(path: Path | None, field: str) -> bytes | None:
     return _read(path, field).strip() if path else None
 
 
-def _keyring(config: NodeConfig) -> Keyring:
+def _keyring(config: NodeConfig, directory: Path) -> Keyring:
     passphrase = _passphrase(config.signing.passphrase_file, "signing.passphrase_file")
     try:
         configured = PrivateKey.from_pem(_read(config.signing.key, "signing.key"), passphrase)
     except InvalidFieldError as error:
         error.field = "signing.key"
         raise
-    return Keyring(config.province, config.data / "keys", configured, passphrase)
-
-
-def _foreign_keys(config: NodeConfig) -> ForeignKeys:
-    """The keys of a folder of certificates; none without one."""
-    folder, field = config.foreign.certificates, "foreign.certificates"
-    if folder is None:
-        return ForeignKeys()
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.is_file())
-    except OSError as error:
-        raise InvalidFieldError(f"{folder}: {error.strerror}", field=field) from None
-    try:
-        return ForeignKeys.load(_read(path, field) for path in paths)
-    except InvalidFieldError as error:
-        error.field = field
-        raise
+    return Keyring(config.province, directory, configured, passphrase)
 
 
 def _role_signer(config: NodeConfig) -> Signer | None:

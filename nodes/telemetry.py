@@ -22,8 +22,11 @@ def configure(level: str, form: str) -> None:
     # A traceback's local variables are requests, tokens and keys: neither form may show them,
     # and both do unless they are told.
     traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
     renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [console]
         if form == "console"
         else [
             structlog.processors.ExceptionRenderer(traceback),

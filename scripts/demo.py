@@ -41,8 +41,10 @@ from exchange.client import (
 from exchange.client.auditing import Accesses
 from exchange.codes import qr
 from exchange.errors import TongxingError
+from exchange.facts import Colour, Kind
 from exchange.keys import Algorithm, PrivateKey, PublicKey
 from exchange.provinces import PROVINCES
+from exchange.recognition import Outcome
 from exchange.subjects import mod_11_2
 from exchange.v1 import recognition_service_pb2, types_pb2
 from nodes.cli import files
@@ -124,11 +126,12 @@ async def publish(client: Client, path: Path) -> list[Document]:
     took = time.perf_counter() - begun
     refused = [item for item in answers if item.error]
     for item in refused[:5]:
-        console.print(f"[red]line {item.index}: {item.error}")
+        console.print(f"[red]第{item.index}行 line {item.index}: {item.error}")
     if refused or len(answers) != PASSENGERS:
-        sys.exit("the file was not published whole")
+        sys.exit("文件未全部发布 the file was not published whole")
     console.print(
-        f"四川发布 Sichuan published [bold]{len(answers)}[/] signed attestations in {took:.2f} s, "
+        f"四川发布[bold]{len(answers)}[/]份已签名证明，用时{took:.2f}秒，每份先落盘后确认\n"
+        f"  Sichuan published {len(answers)} signed attestations in {took:.2f} s, "
         f"each on disk before it was acknowledged ({len(answers) / took:,.0f}/s)"
     )
     return [row.attestation.document for row in rows]
@@ -161,7 +164,10 @@ async def recognise_train(app: Client, documents: list[Document]) -> bool:
         latencies.append((time.perf_counter() - begun) * 1000)
     quantiles = statistics.quantiles(latencies, n=100)
     console.print(
-        f"广东互认 Guangdong recognised [bold green]{outcomes['RECOGNIZED']}[/] "
+        f"广东一次批量查询认可{len(documents)}人中的[bold green]{outcomes['RECOGNIZED']}[/]人，"
+        f"用时{took * 1000:.0f}毫秒；关口逐一查验 p50 {quantiles[49]:.1f} ms，"
+        f"p99 {quantiles[98]:.1f} ms\n"
+        f"  Guangdong recognised {outcomes['RECOGNIZED']} "
         f"of {len(documents)} by one BatchRecognize in {took * 1000:.0f} ms; "
         f"one by one at the gate p50 {quantiles[49]:.1f} ms, p99 {quantiles[98]:.1f} ms"
     )
@@ -171,7 +177,9 @@ async def recognise_train(app: Client, documents: list[Document]) -> bool:
         if not isinstance(decision, TongxingError)
         for piece in decision.evidence
     )
-    console.print("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
+    counts = [(count, Kind(kind.upper()).text) for kind, count in kinds.most_common()]
+    console.print("  " + "，".join(f"{kind.zh}{count}份" for count, kind in counts))
+    console.print("  " + ", ".join(f"{count} × {kind.en}" for count, kind in counts))
     return outcomes == {"RECOGNIZED": len(documents)}
 
 
@@ -183,6 +191,18 @@ def outcome(decision: DecisionMessage | JudgedCode) -> str:
 def verdict(decision: DecisionMessage | JudgedCode) -> str:
     """The one reason: ACCEPTED, REVOKED, NO_RECORD …"""
     return recognition_service_pb2.Verdict.Name(decision.verdict).removeprefix("VERDICT_")
+
+
+def in_words(decision: DecisionMessage | JudgedCode) -> str:
+    """The outcome in both languages."""
+    words = Outcome[outcome(decision)].text
+    return f"{words.zh} {words.en}"
+
+
+def colour_of(number: int) -> str:
+    """A colour of the contract in both languages."""
+    words = Colour[types_pb2.Colour.Name(number).removeprefix("COLOUR_")].text
+    return f"{words.zh} {words.en}"
 
 
 async def forge(exchange: TrialExchange, victim: Document, now: datetime) -> None:
@@ -269,9 +289,13 @@ async def play(exchange: TrialExchange, now: datetime) -> bool:
             right &= await show(table, case)
         console.print(table)
         console.print(
-            f"本人可查 the holder sees who looked: {len(seen.accesses)} accesses in Sichuan, the "
-            f"newest {seen.accesses[0].method} by {seen.accesses[0].caller}"
+            f"本人可查：四川有{len(seen.accesses)}次访问，最近一次是四川的应用亮码\n"
+            f"  the holder sees who looked: {len(seen.accesses)} accesses in Sichuan, "
+            "the newest by an app of Sichuan's that showed a code"
         )
+        newest = seen.accesses[0]
+        print(f"  {newest.method}, {newest.caller}")
+        right &= newest.method == "IssueHealthCode" and f"//{SICHUAN}." in newest.caller
         right &= await show_code(gate, fresh.health_code.text, "RECOGNIZED/ACCEPTED")
         right &= await show_code(
             gate, old.health_code.text, "NOT_RECOGNIZED/NOT_RECOGNIZED_BY_RULE", picture=False
@@ -283,18 +307,19 @@ async def show_code(gate: Client, text: str, expected: str, *, picture: bool = T
     """Show a Sichuan health code at Guangdong's gate; whether it came out right."""
     if picture:
         console.print(
-            f"\n天府健康通亮码，四川节点已停机 A code of Sichuan, whose node is switched off "
+            f"\n天府健康通亮码，四川节点已停机（二维码版本{qr.version(text)}，5分钟有效）\n"
+            f"A code of Sichuan, whose node is switched off "
             f"(QR version {qr.version(text)}, good for 5 minutes):"
         )
         print(qr.blocks(text, ansi=sys.stdout.isatty()), end="")
     judged = await gate.verify_health_code(text, GATE)
     got = f"{outcome(judged)}/{verdict(judged)}"
-    mark = "[green]✔" if got == expected else f"[red]✘ expected {expected}"
+    mark = "[green]✔" if got == expected else f"[red]✘ 预期 expected {expected}"
     holder = judged.health_code.holder
-    code_colour = types_pb2.Colour.Name(judged.health_code.colour).removeprefix("COLOUR_")
     console.print(
-        f"广东粤康码验码 Guangdong verifies: {holder.name} {holder.document_number}, in Sichuan "
-        f"{code_colour}: [bold]{got}[/] {mark}\n  {judged.reason.zh}\n  {judged.reason.en}"
+        f"广东粤康码验码 Guangdong verifies: {holder.name} {holder.document_number}, "
+        f"在四川 in Sichuan {colour_of(judged.health_code.colour)}: "
+        f"[bold]{in_words(judged)}[/] {mark}\n  {judged.reason.zh}\n  {judged.reason.en}"
     )
     for remedy in judged.remedies[:2]:
         console.print(f"  怎样变绿 how it turns green: {remedy.text.zh}\n    {remedy.text.en}")
@@ -323,14 +348,13 @@ async def show(table: Table, case: Case) -> bool:
     else:
         got = f"{outcome(decision)}/{verdict(decision)}"
         why = f"{decision.reason.zh}\n{decision.reason.en}"
-        colour = types_pb2.Colour.Name(decision.colour).removeprefix("COLOUR_").lower()
         style = {"RECOGNIZED": "green", "NOT_RECOGNIZED": "red"}.get(outcome(decision), "yellow")
-        shown = f"[{style}]{outcome(decision)}[/]"
-        if colour != "unspecified":
-            shown += f"\n{colour}"
+        shown = f"[{style}]{in_words(decision)}[/]"
+        if decision.colour:
+            shown += f"\n{colour_of(decision.colour)}"
     took = (time.perf_counter() - begun) * 1000
     as_expected = got == case.expected
-    mark = "[green]✔" if as_expected else f"[red]✘ expected {case.expected}"
+    mark = "[green]✔" if as_expected else f"[red]✘ 预期 expected {case.expected}"
     table.add_row(f"{case.zh}\n{case.en}", shown, why, f"{took:.1f}", mark)
     return as_expected
 
@@ -352,20 +376,21 @@ def demo() -> None:
             exchange.start()
             names = ", ".join(f"{PROVINCES[c].zh} {PROVINCES[c].en}" for c in exchange.provinces)
             console.print(
-                f"三省节点已启动 three nodes are up ({names}) after "
-                f"{time.perf_counter() - begun:.1f} s: mutual TLS, an embedded Valkey each, "
-                f"trust list version {exchange.trust().version}"
+                f"三省节点{time.perf_counter() - begun:.1f}秒内启动 three nodes are up: {names}\n"
+                f"  双向TLS，各有内嵌Valkey，信任列表第{exchange.trust().version}版 mutual TLS, "
+                f"an embedded Valkey each, trust list version {exchange.trust().version}"
             )
             pids = [exchange.pid(code) for code in exchange.provinces]
             right = asyncio.run(play(exchange, datetime.now(UTC)))
         left = [pid for pid in pids if alive(pid)]
     if left:
         right = False
-        console.print(f"[red]processes are left behind: {left}")
+        console.print(f"[red]仍有进程未结束 processes are left behind: {left}")
     console.print(
-        f"[bold green]{PASSENGERS} recognised; every case came out right (全部符合预期)"
+        f"[bold green]认可{PASSENGERS}人，全部符合预期 "
+        f"{PASSENGERS} recognised; every case came out right"
         if right
-        else "[bold red]not every case came out right (有不符合预期的结果)"
+        else "[bold red]有不符合预期的结果 not every case came out right"
     )
     sys.exit(0 if right else 1)
 
@@ -387,7 +412,9 @@ def up(count: int | None = None) -> None:
     with raised(directory, provinces, registry=None, issuers=issuers) as (standing, _, seen):
         fill(standing.trial())
     if seen.faults:
-        console.print("[red]not all is well: .venv/bin/tongxing exchange status -d", directory)
+        console.print(
+            "[red]有异常，请查看 not all is well: .venv/bin/tongxing exchange status -d", directory
+        )
 
 
 def fill(exchange: TrialExchange) -> None:
@@ -413,7 +440,7 @@ def fill(exchange: TrialExchange) -> None:
         f"  .venv/bin/tongxing recognize --client {home / 'app.toml'}"
         f" --document-type {kind.removeprefix('DOCUMENT_TYPE_')} --document-number {number}"
     )
-    console.print("or with buf curl, by reflection:")
+    console.print("或用 buf curl（反射） or with buf curl, by reflection:")
     print(
         f"  .venv/bin/buf curl --protocol grpc --cacert {home / 'authority.pem'}"
         f" --cert {home / 'app.pem'} --key {home / 'app-key.pem'}"

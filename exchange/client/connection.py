@@ -302,6 +302,13 @@ def as_error(error: grpc.aio.AioRpcError) -> TongxingError:
     if ours is not None:
         return ours
     code = grpc.StatusCode
+    # The caller's own cancelling is never an AioRpcError: it was the node that let go of the call,
+    # which outlived its drain.
+    if error.code() is code.CANCELLED:
+        return UnreachableError(
+            "the node ended the call, for it is going away",
+            remedy="try again when it serves again",
+        )
     # A node's own fault carries details; without them INTERNAL is how gRPC's core may report a
     # stream that broke.
     if error.code() in (code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.INTERNAL):

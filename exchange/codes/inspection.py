@@ -20,14 +20,33 @@ from exchange.codes.envelope import Envelope, inflate, unprefix
 from exchange.codes.hc1 import PREFIX
 from exchange.cose import ObjectType
 from exchange.errors import MalformedObjectError, TongxingError
+from exchange.texts import Text
 
-__all__ = ["Inspection", "inspect"]
+__all__ = ["Fault", "Inspection", "inspect"]
 
 T = TypeVar("T")
 P = TypeVar("P")
 
 _OBJECT_HEADS: Final = frozenset({4, 6})
 """Major types with which a COSE object begins: an array, or a tag."""
+_UNREADABLE: Final = {
+    "prefix": "没有前缀",
+    "base45": "不是有效的 base45",
+    "zlib": "不是有效的 zlib 数据",
+    "cose": "不是有效的 COSE_Sign1",
+    "cbor": "不是健康凭证的声明集",
+    "signature": "验签失败",
+    "certificate": "证书或公钥无法使用",
+}
+"""What an error of a stage comes to in Chinese; its message is in English alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong, and at which stage: a layer, or ``certificate``."""
+
+    stage: str
+    text: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +71,15 @@ class Inspection:
     """The kid is the certificate's."""
     claims: dict[str, Any] | None
     """The claims set as JSON: labels as text (``-260``), bytes in hexadecimal."""
-    error: str
-    """What is wrong, or that the certificate is for other kinds; "" where nothing is."""
+    faults: tuple[Fault, ...]
+    """What is wrong, also with the certificate: that it is for other kinds, say."""
+    reached: frozenset[str]
+    """The layers that were looked at: of all others it is not known whether they hold."""
+
+    @property
+    def error(self) -> str:
+        """What is wrong, in one line; "" where nothing is."""
+        return "; ".join(f"{fault.stage}: {fault.text.en}" for fault in self.faults)
 
     @property
     def holds(self) -> bool:
@@ -63,11 +89,16 @@ class Inspection:
     @property
     def outcomes(self) -> dict[str, bool]:
         """The layers by name, outermost first."""
-        return {name: value for name, value in self.document().items() if type(value) is bool}
+        return {name: getattr(self, name) for name in _LAYERS}
 
     def document(self) -> dict[str, Any]:
         """All of it, as JSON."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**self.outcomes, "claims": self.claims, "error": self.error}
+
+
+_LAYERS: Final = tuple(
+    field.name for field in dataclasses.fields(Inspection) if field.type in (bool, "bool")
+)
 
 
 def inspect(shown: str | bytes, *, certificate: bytes | None, at: datetime) -> Inspection:
@@ -93,22 +124,25 @@ class _Look:
 
     def __init__(self) -> None:
         self.passed: dict[str, bool] = {}
-        self.faults: list[str] = []
+        self.faults: list[Fault] = []
         self.envelope: Envelope | None = None
         self.claims: Any = None
 
     def result(self) -> Inspection:
         claims = _json(self.claims) if isinstance(self.claims, dict) else None
-        names = [field.name for field in dataclasses.fields(Inspection)][:-2]
-        passed = {name: self.passed.get(name, False) for name in names}
-        return Inspection(**passed, claims=claims, error="; ".join(self.faults))
+        return Inspection(
+            **{name: self.passed.get(name, False) for name in _LAYERS},
+            claims=claims,
+            faults=tuple(self.faults),
+            reached=frozenset(self.passed),
+        )
 
     def text(self, text: str) -> None:
         found = self._try("prefix", unprefix, text)
         if found is None:
             return
         prefix, rest = found
-        self._note("prefix", prefix == PREFIX, f"is not {PREFIX}")
+        self._note("prefix", prefix == PREFIX, Text(f"不是 {PREFIX}", f"is not {PREFIX}"))
         packed = self._try("base45", base45.decode, rest)
         if packed is None:
             return
@@ -119,7 +153,8 @@ class _Look:
             self._signed(signed)
 
     def bare(self, signed: bytes) -> None:
-        self._note("prefix", False, "none: signed bytes, and not their text")
+        words = Text("没有：是签名字节，不是码文本", "none: signed bytes, and not their text")
+        self._note("prefix", False, words)
         self._signed(signed)
 
     def _signed(self, signed: bytes) -> None:
@@ -135,45 +170,51 @@ class _Look:
 
     def signer(self, certificate: bytes | None) -> None:
         if certificate is None:
-            self.faults.append("certificate: none given")
+            self._fault("certificate", Text("未提供", "none given"))
             return
         signer = self._try("certificate", DocumentSigner.read, certificate)
         if signer is None or self.envelope is None:
             return
         kid = self.envelope.kid
         self._try("signature", self.envelope.verify, signer)
-        self._note("kid_match", kid in signer.kids, "is another" if kid else "is missing")
+        other = Text("与证书不符", "is another") if kid else Text("缺失", "is missing")
+        self._note("kid_match", kid in signer.kids, other)
         if self.passed.get("cbor") and self.envelope.typ != ObjectType.HEALTH_CODE:
             kinds = hcert.kinds(hcert.content(self.claims))
             if not all(map(signer.may_sign, kinds)):
-                self.faults.append("certificate: its key usage is for other kinds of certificates")
+                words = "its key usage is for other kinds of certificates"
+                self._fault("certificate", Text("其用途不含此类凭证", words))
 
     def validity(self, at: datetime) -> None:
         if not isinstance(self.claims, dict):
             return
         issued, ends = (hcert.moment(self.claims.get(label)) for label in (hcert.IAT, hcert.EXP))
         if issued is None or ends is None:
-            what = "claim 6 (iat)" if issued is None else "claim 4 (exp)"
-            self._note("valid_at", False, f"{what} is missing, or not a time")
+            zh, en = ("签发时间", "6 (iat)") if issued is None else ("有效期", "4 (exp)")
+            words = Text(f"{zh}缺失或不是时间", f"claim {en} is missing, or not a time")
+            self._note("valid_at", False, words)
         else:
-            self._note(
-                "valid_at", issued <= at <= ends, "not issued yet" if at < issued else "ended"
-            )
+            early = Text("尚未签发", "not issued yet")
+            words = early if at < issued else Text("已过期", "ended")
+            self._note("valid_at", issued <= at <= ends, words)
 
     def _try(self, stage: str, function: Callable[[P], T], given: P) -> T | None:
         """Do a stage; what is wrong is noted."""
         try:
             done = function(given)
         except TongxingError as error:
-            self._note(stage, False, error.message)
+            self._note(stage, False, Text(_UNREADABLE[stage], error.message))
             return None
         self.passed[stage] = True
         return done
 
-    def _note(self, stage: str, passed: bool, fault: str) -> None:
+    def _note(self, stage: str, passed: bool, fault: Text) -> None:
         self.passed[stage] = passed
         if not passed:
-            self.faults.append(f"{stage}: {fault}")
+            self._fault(stage, fault)
+
+    def _fault(self, stage: str, fault: Text) -> None:
+        self.faults.append(Fault(stage, fault))
 
 
 def _claims_set(claims: Any) -> dict[Any, Any]:

@@ -7,7 +7,7 @@ where it is shown are asked of the facts in the code, and what a code leaves out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -28,8 +28,8 @@ from exchange.errors import (
     UnexplainedColourError,
     UnknownIssuerError,
 )
-from exchange.facts import Colour, Fact, Kind
-from exchange.recognition import Outcome, Verdict
+from exchange.facts import Colour, Fact
+from exchange.recognition import Decision, Outcome, Verdict
 from exchange.remedies import Remedy, RemedyAction, remedies
 from exchange.rules import RuleBook
 from exchange.statuslist import Status, StatusReference
@@ -54,6 +54,7 @@ _REVOKED: Final = Text(
     "码所依据的证明已被撤销，请重新出示",
     "an attestation that the code rests on is revoked: ask for a new code",
 )
+_HELD: Final = Text("本省现有记录", "by what this province holds now")
 _REFUSALS: Final[Mapping[type[TongxingError], tuple[Verdict, Text]]] = {
     ExpiredError: (Verdict.EXPIRED, _ENDED),
     UnknownIssuerError: (Verdict.UNKNOWN_ISSUER, Verdict.UNKNOWN_ISSUER.text),
@@ -117,6 +118,7 @@ def judge(
     status: Callable[[StatusReference], Status],
     foreign: ForeignKeys = _NOBODY,
     nonce: bytes = b"",
+    present: Decision | None = None,
     explain: bool = True,
 ) -> Judgement:
     """Judge a code.
@@ -126,7 +128,8 @@ def judge(
     REVOKED, whatever else it says. What is not green at home is never RECOGNIZED, and its own
     reason is shown, unless a rule here gives a graver colour. Then the rules here decide as in
     `exchange.recognition`: red before yellow before green, and a rule that cannot be evaluated
-    makes a green INDETERMINATE.
+    makes a green INDETERMINATE. The rules' yellow or red of what the province itself holds now
+    (``present``) goes before what the code says; its green adds nothing.
 
     A status of which nothing is known (STALE, or a fact without one) does not refuse: the code was
     issued minutes ago, and its issuer looked then. Facts of another province than the code's give a
@@ -141,11 +144,13 @@ def judge(
     :param status: what is known of the place where an attestation's status stands.
     :param foreign: the foreign keys that are trusted; nobody's, if left out.
     :param nonce: what the gate asked to see in the code; empty: it asked for nothing.
+    :param present: what ``province`` decides of the code's holder now, by its ``rules`` and by what
+        it holds itself; None where it knows nobody.
     :param explain: whether to say what would make a refusal a green (`exchange.remedies`).
     :raises MalformedObjectError: it is no code at all.
     """
     signed = unpack(shown)
-    judging = _Judging(province, rules, trust, now, signed, explain=explain)
+    judging = _Judging(province, rules, trust, now, signed, present, explain=explain)
     code: HealthCode | ForeignCertificate
     try:
         if is_ours(signed):
@@ -223,6 +228,7 @@ class _Judging:
     trust: TrustList
     now: datetime
     signed: bytes
+    present: Decision | None
     explain: bool
 
     def refuse(
@@ -248,11 +254,14 @@ class _Judging:
         """
         rules = self._ask(facts, code)
         at_home = _at_home(code)
-        said = _conclude(rules, at_home, {each.fact.kind for each in facts})
+        held = _graver(self.present)
+        said = _conclude(rules, held, at_home, facts)
         ways: tuple[Remedy, ...] = ()
         if self.explain and said.outcome is Outcome.NOT_RECOGNIZED:
             ways = remedies(facts, self.rules, self.now, ends=ends)
-            if at_home is not None:
+            if self.present is not None and settle(held) is not None:
+                ways = tuple(dict.fromkeys((*ways, *self.present.remedies)))
+            if at_home is not None or settle(held) is not None:
                 # Nothing that satisfies the rules here changes the colour that home gives.
                 ways = tuple(way for way in ways if way.action is RemedyAction.APPEAL)
         return self._judgement(said, code, rules, ways)
@@ -318,18 +327,29 @@ def _at_home(code: HealthCode | ForeignCertificate) -> _Said | None:
     return _Said(Outcome.NOT_RECOGNIZED, code.colour, verdict, code.reason or verdict.text)
 
 
+def _graver(present: Decision | None) -> tuple[RuleVerdict, ...]:
+    """What gives no green: a green needs facts in the code, where whoever looks sees them."""
+    said = () if present is None else present.rules
+    return tuple(each for each in said if each.rule.colour is not Colour.GREEN)
+
+
 def _conclude(
-    rules: Sequence[RuleVerdict], at_home: _Said | None, kinds: Collection[Kind]
+    rules: tuple[RuleVerdict, ...],
+    held: tuple[RuleVerdict, ...],
+    at_home: _Said | None,
+    facts: Sequence[_Shown],
 ) -> _Said:
-    decides = settle(rules)
+    decides = settle(rules + held)
     if decides is not None and decides.rule.colour is not Colour.GREEN:
         here = decides.rule.colour
         if at_home is None or (here, at_home.colour) == (Colour.RED, Colour.YELLOW):
-            verdict = Verdict.NOT_RECOGNIZED_BY_RULE
-            return _Said(Outcome.NOT_RECOGNIZED, here, verdict, decides.rule.reason)
+            verdict, reason = Verdict.NOT_RECOGNIZED_BY_RULE, decides.rule.reason
+            if decides not in rules:
+                reason = Text(f"{_HELD.zh}：{reason.zh}", f"{_HELD.en}: {reason.en}")
+            return _Said(Outcome.NOT_RECOGNIZED, here, verdict, reason)
     if at_home is not None:
         return at_home
-    if broken := failed(rules):
+    if broken := failed(rules + held):
         reason = Text(f"规则 {broken.id} 无法计算", f"rule {broken.id} could not be evaluated")
         return _Said(Outcome.INDETERMINATE, Colour.UNSPECIFIED, Verdict.UNAVAILABLE, reason)
     if decides is not None:
@@ -338,5 +358,5 @@ def _conclude(
         Outcome.NOT_RECOGNIZED,
         Colour.UNSPECIFIED,
         Verdict.NOT_RECOGNIZED_BY_RULE,
-        refusal(rules, kinds),
+        refusal(rules, facts),
     )

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from exchange.errors import InvalidFieldError, TongxingError
+from exchange.errors import TongxingError
 from nodes.cli import (
     appeal,
     attestation,
@@ -135,16 +135,10 @@ def run(arguments: Sequence[str]) -> int:
         output.print_line("已中止 aborted")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except TongxingError as error:
-        output.print_error(error, state.form)
-    except OSError as error:
-        failed = InvalidFieldError(
-            error.strerror or type(error).__name__, field=str(error.filename or "")
-        )
-        output.print_error(failed, state.form)
     except Exception as error:  # noqa: BLE001 - the last line: a user is not shown a traceback
-        if os.environ.get("TONGXING_DEBUG") == "1":
+        foreseen = isinstance(error, (TongxingError, OSError))
+        if os.environ.get("TONGXING_DEBUG") == "1" and not foreseen:
             traceback.print_exc()
         else:
-            output.print_fault(error, state.form)
+            output.print_error(output.told(error), state.form)
     return 1

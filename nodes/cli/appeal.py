@@ -109,9 +109,13 @@ def file(
     _print(found, form)
 
 
-@appeal.command()
+@appeal.command(short_help="Show how an appeal stands (查询申诉).")
 def show(appeal_id: Id, client_file: ClientOption = None, form: FormOption = Form.PRETTY) -> None:
-    """Show how an appeal stands (查询申诉)."""
+    """Show how an appeal stands (查询申诉).
+
+    It is found by its id alone: `tongxing appeal file` gave it, and `tongxing appeal list
+    --document-number` finds those of a holder.
+    """
 
     async def work(node: Any) -> AppealMessage:
         from exchange.client.appeals import Appeals
@@ -166,6 +170,7 @@ def list_(
         ("编号 id", "提交 filed", "受理方 to answer", "状态 state", "结果 answer"),
         (_row(each) for each in found),
         whole=("编号 id",),
+        none="没有申诉 no appeals",
     )
 
 

@@ -32,12 +32,13 @@ from nodes.cli import (
 )
 from nodes.cli.client import ClientOption
 from nodes.cli.output import Form, FormOption
+from nodes.cli.shown import vaccination_words
 
 if TYPE_CHECKING:
     from exchange.client import Client, DecisionMessage, IssuedCode, JudgedCode
     from exchange.codes.hcert import ForeignKeys
     from exchange.rules import RuleBook
-    from exchange.statuslist import Status, StatusReference
+    from exchange.statuslist import Status, StatusList, StatusReference
     from exchange.trust.trustlist import TrustList
     from exchange.v1.recognition_service_pb2 import HealthCode
     from nodes.cli.offline import Unchecked
@@ -48,6 +49,12 @@ _SHOWN: Final = frozenset({"text", "signed"})
 """The request's fields that hold the code."""
 _UNCHECKED: Final = "revocation_unchecked"
 """What JSON adds to the contract's answer: by province, what no list at hand tells."""
+_LISTS: Final = "status_lists"
+"""And from when the lists at hand are that tell something of the code."""
+_AS_ISSUED: Final = (
+    "健康码只反映签发时的状态，当前状态用 recognize 查询 "
+    "a code shows the state at its issue time: recognize asks anew"
+)
 
 code = typer.Typer(no_args_is_help=True, help="Health codes (健康码).")
 
@@ -170,6 +177,7 @@ def _draw(text: str, png: Path | None, svg: Path | None) -> list[Path]:
 def _print_issued(issued: IssuedCode, drawn: list[Path]) -> None:
     shown = issued.health_code
     recognize.print_head(issued.decision, issued.decision.decide_time)
+    recognize.print_statuses(recognize.decided_statuses(issued.decision))
     recognize.print_remedies(issued.decision.remedies)
     _print_blocks(shown.text)
     output.print_fields(_rows(shown))
@@ -216,7 +224,8 @@ def _rows(shown: HealthCode) -> list[tuple[str, str]]:
         if which is not None:
             at = output.moment(getattr(piece.fact, which).sample_time)
             kind = Kind(which.upper()).text
-            rows.append((f"{kind.zh} {kind.en}", f"{at} {output.province_name(piece.province)}"))
+            said = (at, output.province_name(piece.province), *vaccination_words(piece.fact))
+            rows.append((f"{kind.zh} {kind.en}", " ".join(said)))
     return rows
 
 
@@ -276,13 +285,14 @@ def verify(
     rests on was revoked, for a code lives some minutes only; it is said, by province (未核对撤销).
     """
     wanted = _nonce(nonce)
-    unchecked: list[Unchecked] | None = None
+    unchecked: Sequence[Unchecked] = ()
+    lists_of: Sequence[StatusList] = ()
     if without:
         if receipt is not None:
             raise InvalidFieldError("only a node signs a receipt", field="--receipt")
         verified = offline.trust_list(trust, root, client_file)
         book = _rules(rules, verified, client_file)
-        judged, unchecked = _judge_offline(
+        judged, unchecked, lists_of = _judge_offline(
             given.code(shown), wanted, verified, book, lists, certificates
         )
     else:
@@ -292,10 +302,13 @@ def verify(
         outfiles.check(receipt, "--receipt", replace=False)
         judged = _judge_online(given.code(shown), wanted, receipt, client_file)
     if form is Form.JSON:
-        more = {} if unchecked is None else {_UNCHECKED: [each.document() for each in unchecked]}
-        output.print_json({**output.to_json(judged), **more})
+        more = {
+            _UNCHECKED: [each.document() for each in unchecked],
+            _LISTS: [offline.list_document(each) for each in lists_of],
+        }
+        output.print_json({**output.to_json(judged), **(more if without else {})})
     else:
-        _print_judged(judged, unchecked or ())
+        _print_judged(judged, unchecked, lists_of)
         if receipt is not None:
             print(f"回执 receipt: {receipt}")
     raise typer.Exit(recognize.exit_code(judged))
@@ -361,7 +374,7 @@ def _judge_offline(
     by: tuple[str, RuleBook],
     lists: Path | None,
     certificates: Path | None,
-) -> tuple[JudgedCode, list[Unchecked]]:
+) -> tuple[JudgedCode, list[Unchecked], list[StatusList]]:
     from exchange.codes import views
     from exchange.codes.healthcode import HealthCodeVerifier
     from exchange.codes.judging import judge
@@ -389,7 +402,8 @@ def _judge_offline(
     except MalformedObjectError as error:
         raise _no_code(error) from None
     judged = views.judgement_to_proto(judgement, code)
-    return judged, offline.unchecked(judgement.code, status)
+    looked_in = offline.looked_in(judgement.code, at_hand)
+    return judged, offline.unchecked(judgement.code, status), looked_in
 
 
 def _foreign(folder: Path | None) -> ForeignKeys:
@@ -402,9 +416,26 @@ def _foreign(folder: Path | None) -> ForeignKeys:
     return ForeignKeys.load(path.read_bytes() for path in sorted(folder.iterdir()))
 
 
-def _print_judged(judged: JudgedCode, unchecked: Sequence[Unchecked]) -> None:
+def _print_judged(
+    judged: JudgedCode, unchecked: Sequence[Unchecked], lists: Sequence[StatusList]
+) -> None:
+    from exchange.v1 import types_pb2
+
     recognize.print_head(judged, judged.verify_time)
+    if judged.colour == types_pb2.COLOUR_GREEN and judged.health_code.rule_id:
+        print(_AS_ISSUED)
+    for each in lists:
+        where, age = output.province_name(each.province), offline.list_age(each, datetime.now(UTC))
+        print(f"状态列表签发于 status list of: {where}, {age}")
     _print_unchecked(unchecked)
+    recognize.print_statuses(
+        [
+            (piece.fact.health_code_status, piece.province)
+            for piece in judged.health_code.evidence
+            if piece.fact.HasField("health_code_status")
+            and piece.fact.health_code_status.colour != types_pb2.COLOUR_GREEN
+        ]
+    )
     recognize.print_remedies(judged.remedies)
     if judged.health_code.health_code_id:
         output.print_fields(_rows(judged.health_code))

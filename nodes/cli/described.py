@@ -18,15 +18,25 @@ is of (``@510000`` where none is named); and ``NAME=VALUE`` for what else a file
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from exchange.errors import InvalidFieldError
-from exchange.facts import FACTS, Colour, Fact, Fitness, Kind, TestResult, fact_fields
+from exchange.facts import (
+    FACTS,
+    Colour,
+    Fact,
+    Fitness,
+    Kind,
+    TestResult,
+    Vaccination,
+    fact_fields,
+)
 from exchange.provinces import PROVINCES
 from exchange.subjects import DocumentType
+from exchange.vaccines import EU_NAMES
 from nodes.cli import files
 
 if TYPE_CHECKING:
@@ -112,9 +122,13 @@ def _fact(text: str, now: datetime, identifier: UUID) -> Described:
         row.setdefault("product", "疫苗")
     new = files.attestation_from_columns({**_ANYBODY, **row, "kind": kind.value})
     name = types_pb2.DocumentType.Name(new.document.type).removeprefix("DOCUMENT_TYPE_")
+    fact = views.fact_from_proto(new.fact)
+    if isinstance(fact, Vaccination) and origin and origin not in PROVINCES:
+        # As the reader of foreign certificates (`exchange.codes.hcert`) calls it.
+        fact = replace(fact, product=EU_NAMES.get(fact.product, fact.product))
     return Described(
         id=identifier,
-        fact=views.fact_from_proto(new.fact),
+        fact=fact,
         province=origin or HOME,
         holder=Holder("", DocumentType[name], ""),
     )

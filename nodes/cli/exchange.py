@@ -259,22 +259,19 @@ def _name(name: str) -> str:
 
 
 def _print(seen: Overview) -> None:
-    console = output.console()
-    console.print(
-        output.table(
-            "省级节点 Nodes",
-            (
-                "省级行政区 province",
-                "进程 pid",
-                "列表 list",
-                "同步 heard",
-                "时延 lag",
-                "过滤器 filter",
-                "错误 failed",
-                "MiB",
-            ),
-            (_row(view, seen) for view in seen.nodes),
-        )
+    output.print_words(
+        "省级节点 Nodes",
+        (
+            "省级行政区 province",
+            "进程 pid",
+            "列表 list",
+            "同步 heard",
+            "时延 lag",
+            "过滤器 filter",
+            "错误 failed",
+            "MiB",
+        ),
+        [_row(view, seen) for view in seen.nodes],
     )
     if seen.registry is not None:
         pid, version = seen.registry
@@ -283,7 +280,7 @@ def _print(seen: Overview) -> None:
     heard = seen.synchronised
     print(f"同步 synchronised: {heard} of {seen.pairs}")
     if seen.unheard:
-        console.print(_unheard_table(seen))
+        _print_unheard(seen)
     alike: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
     for each in seen.faults:
         alike[each.zh, each.en, each.remedy] += [_name(each.province)] if each.province else []
@@ -312,8 +309,8 @@ def _row(view: NodeView, seen: Overview) -> tuple[str, ...]:
     )
 
 
-def _unheard_table(seen: Overview) -> Any:
-    """Who is not heard, by whom; one row a cause, for one that is down is unheard by 31."""
+def _print_unheard(seen: Overview) -> None:
+    """Print who is not heard, by whom; one row a cause, for one that is down is unheard by 31."""
     groups: defaultdict[tuple[str, str, str], list[str]] = defaultdict(list)
     for each in seen.unheard:
         groups[each.peer, each.state, each.why].append(each.province)
@@ -324,13 +321,13 @@ def _unheard_table(seen: Overview) -> Any:
         everybody = len(provinces) > 1 and len(provinces) == asked - answers
         return "全部 all" if everybody else ", ".join(provinces)
 
-    return output.table(
+    output.print_words(
         "失联 Not heard",
-        ("province", "未收到 by", "state", "why"),
-        (
+        ("省级行政区 province", "未收到 by", "状态 state", "原因 why"),
+        [
             (output.province_name(peer), by(peer, provinces), state, why)
             for (peer, state, why), provinces in sorted(groups.items())
-        ),
+        ],
     )
 
 

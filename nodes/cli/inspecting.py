@@ -39,6 +39,20 @@ _NAMES: Final = {
     "valid_at": "有效期 valid at",
     "kid_match": "密钥标识 kid",
 }
+_STAGES: Final = {**_NAMES, "certificate": "证书 certificate"}
+_CLAIMS: Final = {
+    "1": "签发者 iss",
+    "4": "有效期至 exp",
+    "6": "签发 iat",
+    "7": "编号 cti",
+    "10": "随机数 nonce",
+    "-260": "健康凭证 hcert",
+    "-70002": "持码人 holder",
+    "-70003": "健康码 code",
+}
+"""The claims of an EU certificate and of a code of ours, by their labels."""
+_TIMES: Final = ("4", "6")
+_BY_KEY: Final = ("signature", "kid_match")
 
 
 def inspect(
@@ -117,15 +131,48 @@ def _inspect(shown: str | bytes, certificate: bytes | None, at: datetime | None)
 
 
 def _print(found: Inspection, signer: str) -> None:
-    rows = [(_NAMES[name], "✓" if held else "✗") for name, held in found.outcomes.items()]
+    rows = [(name, _held(found, layer)) for layer, name in _NAMES.items()]
     if signer:
         rows.append(("签发者 signer", signer))
-    if found.error:
-        rows.append(("问题 wrong", found.error))
+    rows += [
+        ("问题 wrong", f"{_STAGES[fault.stage]}: {fault.text.zh} {fault.text.en}")
+        for fault in found.faults
+    ]
     output.print_fields(rows)
     if found.claims is not None:
-        claims = json.dumps(found.claims, ensure_ascii=False, indent=2)
+        claims = json.dumps(_named(found.claims), ensure_ascii=False, indent=2)
         output.console().print(output.lines(claims.splitlines()))
+
+
+def _held(found: Inspection, layer: str) -> str:
+    if layer not in found.reached:
+        # Without the signer's key these are no fault of the code's.
+        return "未核对 not checked" if layer in _BY_KEY else "未到达 not reached"
+    held = "✓" if found.outcomes[layer] else "✗"
+    return f"{held} {_span(found.claims or {})}" if layer == "valid_at" else held
+
+
+def _span(claims: dict[str, Any]) -> str:
+    issued, ends = _moment(claims.get("6")), _moment(claims.get("4"))
+    return f"{issued} – {ends}" if issued and ends else ""
+
+
+def _moment(value: Any) -> str:
+    """A time of a claims set; empty where it is none."""
+    from exchange.codes import hcert
+
+    return output.moment(hcert.moment(value))
+
+
+def _named(claims: dict[str, Any]) -> dict[str, Any]:
+    """The claims as people read them: their names beside the labels, times as times."""
+    named = {}
+    for label, value in claims.items():
+        name = f"{label} {_CLAIMS[label]}" if label in _CLAIMS else label
+        at = _moment(value) if label in _TIMES else ""
+        # A code that names a claim so itself shall not hide what the claim says.
+        named[label if name in claims else name] = at or value
+    return named
 
 
 # --- under what the signature is checked ----------------------------------------------------

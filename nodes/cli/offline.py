@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Unchecked",
+    "list_age",
+    "list_document",
     "lists_at_hand",
+    "looked_in",
     "read_evidence",
     "read_signed",
     "status_lists",
@@ -55,6 +58,12 @@ _FETCH = Text(
     "while connected, fetch it: tongxing attestation status-lists CODE --into DIR; then give "
     "--status-lists DIR",
 )
+_FETCH_FOR_FILE = Text(
+    "联网时下载：tongxing attestation status-lists FILE --into DIR，再加 --status-lists DIR",
+    "while connected, fetch it: tongxing attestation status-lists FILE --into DIR; then give "
+    "--status-lists DIR",
+)
+_ASK_FOR_HOLDER = Text("联网查验：tongxing recognize", "ask a node: tongxing recognize")
 _OR_A_CODE = "; or a code's text, or a PNG of it"
 _ASK = Text("联网查验：不加 --offline", "verify the code with a node: without --offline")
 
@@ -77,6 +86,17 @@ class _Judged:
     source: str
     verdict: Verdict
     attestation: Attestation | None
+    status_list: StatusList | None
+    """The one at hand in which its status stands, however old."""
+
+    @property
+    def remedy(self) -> Text | None:
+        """What to do where only the list is missing or too old."""
+        from exchange.recognition import Verdict
+
+        if self.verdict is not Verdict.STALE or self.attestation is None:
+            return None
+        return _ASK_FOR_HOLDER if self.attestation.status is None else _FETCH_FOR_FILE
 
     @property
     def words(self) -> Text:
@@ -92,7 +112,11 @@ class _Judged:
     def document(self) -> dict[str, Any]:
         from exchange import views
 
-        view = {}
+        view: dict[str, Any] = {}
+        if (remedy := self.remedy) is not None:
+            view["remedy"] = {"zh": remedy.zh, "en": remedy.en}
+        if self.status_list is not None:
+            view["status_list"] = list_document(self.status_list)
         if self.attestation is not None:
             message = views.attestation_to_proto(b"", self.attestation)
             view["attestation"] = output.to_json(message)
@@ -142,16 +166,18 @@ def verify(
         verdict, found = offline.check(
             each, trust=verified, statuses=at_hand, verifier=verifier, now=now
         )
-        judged.append(_Judged(source, verdict, found))
+        place = None if found is None else found.status
+        at = None if place is None else at_hand.held(place)
+        judged.append(_Judged(source, verdict, found, at))
     if form is Form.JSON:
         output.print_json({"attestations": [each.document() for each in judged]})
     else:
         for one in judged:
-            _print(one)
+            _print(one, now)
     raise typer.Exit(0 if all(one.verdict is Verdict.ACCEPTED for one in judged) else 3)
 
 
-def _print(judged: _Judged) -> None:
+def _print(judged: _Judged, now: datetime) -> None:
     from exchange.recognition import Verdict
 
     accepted = judged.verdict is Verdict.ACCEPTED
@@ -161,8 +187,19 @@ def _print(judged: _Judged) -> None:
     words = judged.words
     console.print(output.plain(f"{judged.verdict} {words.zh} {words.en}", "bold"), end=" ")
     console.print(output.plain(judged.source, "dim"))
+    if (remedy := judged.remedy) is not None:
+        console.print(output.plain(f"  · {remedy.zh}"))
+        console.print(output.plain(f"    {remedy.en}"))
     if judged.attestation is not None:
-        output.print_fields(shown.attestation_rows(judged.attestation))
+        rows = shown.attestation_rows(judged.attestation)
+        if judged.status_list is not None:
+            rows.append(("状态列表签发于 status list of", list_age(judged.status_list, now)))
+        output.print_fields(rows)
+
+
+def list_age(found: StatusList, now: datetime) -> str:
+    """From when a status list is, which tells what it cannot know of yet."""
+    return f"{output.moment(found.issued_at)} ({output.age(found.issued_at, now)} 前 ago)"
 
 
 # --- what could not be looked up ------------------------------------------------------------
@@ -215,6 +252,17 @@ def unchecked(
     return list(dict.fromkeys(found))
 
 
+def looked_in(
+    code: HealthCode | ForeignCertificate | None, at_hand: StatusLists
+) -> list[StatusList]:
+    """The lists at hand in which the status of a code's evidence stands, however old."""
+    from exchange.codes.healthcode import HealthCode
+
+    places = [piece.status for piece in code.evidence] if isinstance(code, HealthCode) else []
+    held = {place.uri: at_hand.held(place) for place in places if place is not None}
+    return [each for each in held.values() if each is not None]
+
+
 # --- what is at hand ------------------------------------------------------------------------
 
 
@@ -253,7 +301,7 @@ def lists_at_hand(folder: Path | None, trust: TrustList, now: datetime) -> Statu
         try:
             held.offer(path.read_bytes(), trust, now)
         except TongxingError as error:
-            output.print_line(f"{path.name} is passed over: {error}")
+            output.print_line(f"{path.name} is passed over: {error} (状态列表未采用：{error.zh})")
     return held
 
 
@@ -383,7 +431,7 @@ def status_lists(
     if form is Form.JSON:
         output.print_json(
             {
-                "lists": [_document(*each) for each in kept],
+                "lists": [{"file": str(path), **list_document(found)} for path, found in kept],
                 "refused": [
                     {"uri": uri, "status": output.error_document(error)} for uri, error in refused
                 ],
@@ -466,10 +514,10 @@ def _keep(signed: bytes, folder: Path, trust: TrustList) -> tuple[Path, StatusLi
     return path, found
 
 
-def _document(path: Path, found: StatusList) -> dict[str, str]:
+def list_document(found: StatusList) -> dict[str, str]:
+    """A status list in JSON."""
     return {
         "uri": found.uri,
-        "file": str(path),
         "issue_time": f"{found.issued_at:%Y-%m-%dT%H:%M:%SZ}",
         "fresh_until": f"{found.issued_at + found.ttl:%Y-%m-%dT%H:%M:%SZ}",
     }

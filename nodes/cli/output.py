@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exchange.errors import InternalError, TongxingError
+from exchange.errors import InternalError, InvalidFieldError, TongxingError
 from exchange.provinces import PROVINCES
 
 if TYPE_CHECKING:
@@ -43,21 +44,24 @@ __all__ = [
     "moment",
     "plain",
     "print_error",
-    "print_fault",
     "print_fields",
     "print_json",
     "print_line",
     "print_table",
+    "print_words",
     "province_name",
     "speaks_chinese",
     "table",
     "to_json",
+    "told",
 ]
 
 _PADDING = 3
 """Columns of the terminal around one of a table."""
 _FOLDED = 12
 """So wide at least is a table's column that may be folded."""
+_WORD = re.compile("[!-~]+")
+"""What is not broken: Chinese may be, anywhere."""
 _CHINA = timezone(timedelta(hours=8))
 _REPORT = "please report it; TONGXING_DEBUG=1 shows where it happened"
 
@@ -107,9 +111,14 @@ def print_error(error: TongxingError, form: Form) -> None:
         print_json({"error": error_document(error)})
 
 
-def print_fault(error: Exception, form: Form) -> None:
-    """Print an error that nobody foresaw; its text may hold anything and is kept back."""
-    print_error(InternalError(f"a fault of tongxing, {type(error).__name__}", remedy=_REPORT), form)
+def told(error: Exception) -> TongxingError:
+    """The error as users are told of it; the text of one that nobody foresaw may hold anything."""
+    if isinstance(error, TongxingError):
+        return error
+    if isinstance(error, OSError):
+        what = error.strerror or type(error).__name__
+        return InvalidFieldError(what, field=str(error.filename or ""))
+    return InternalError(f"a fault of tongxing, {type(error).__name__}", remedy=_REPORT)
 
 
 def error_document(error: TongxingError) -> dict[str, Any]:
@@ -166,10 +175,15 @@ def lines(texts: Iterable[str]) -> Text:
 
 
 def console() -> Console:
-    """Standard output; as wide as the terminal, or 120 where there is none."""
+    """Standard output; as wide as the terminal, or COLUMNS, or 120 where there is neither."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    return Console(width=None if _bounded() else 120, highlight=False)
+
+
+def _bounded() -> bool:
+    """Whether something says how wide a line may be."""
+    return sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str | Text]]) -> Table:
@@ -192,24 +206,29 @@ def print_table(
     rows: Iterable[Sequence[str]],
     *,
     whole: Collection[str],
+    none: str,
 ) -> None:
     """Print a table of which some columns are neither folded nor cut: ids, which are copied.
 
-    Where a terminal is too narrow for that, each cell stands on a line of its own.
+    Where a line may not be so wide, each cell stands on one of its own.
 
     :param whole: these columns' names.
+    :param none: what to say where there are no rows.
     """
     from rich.cells import cell_len
     from rich.console import Console
 
     rows = [tuple(clean(cell) for cell in row) for row in rows]
+    if not rows:
+        print(none)
+        return
     widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
     needed = _PADDING + sum(
         _PADDING + (width if column in whole else min(width, _FOLDED))
         for column, width in zip(columns, widths, strict=True)
     )
     printer = console()
-    if not sys.stdout.isatty():
+    if not _bounded():
         printer = Console(width=max(printer.width, sum(widths) + _PADDING * (len(widths) + 1)))
     elif needed > printer.width:
         for row in rows:
@@ -221,6 +240,43 @@ def print_table(
     made = table(title, columns, rows)
     for each in made.columns:
         each.no_wrap = each.header in whole
+    printer.print(made)
+
+
+def print_words(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print a table in which no time, number or Latin word is broken.
+
+    Where a terminal is too narrow for that, each cell stands on a line of its own.
+    """
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    cells = [[cell if isinstance(cell, Text) else plain(cell) for cell in row] for row in rows]
+    texts = [
+        [header, *(cell.plain for cell in below)]
+        for header, *below in zip(map(str, columns), *cells, strict=True)
+    ]
+    least = [max(map(len, _WORD.findall(" ".join(each))), default=1) for each in texts]
+    most = [max(cell_len(line) for text in each for line in text.split("\n")) for each in texts]
+    printer = console()
+    spare = printer.width - sum(least) - _PADDING * len(columns) - 1
+    if spare < 0:
+        printer.print(plain(title, "bold"))
+        for row in cells:
+            printer.print()
+            for name, cell in zip(columns, row, strict=True):
+                if cell:
+                    said = Text(" ").join(cell.split("\n"))
+                    printer.print(Text.assemble(f"{name}: " if name else "", said))
+        return
+    made = table(title, columns, cells)
+    wants = sorted(
+        (wide - narrow, at) for at, (narrow, wide) in enumerate(zip(least, most, strict=True))
+    )
+    for done, (more, at) in enumerate(wants):
+        given = max(0, min(more, spare // (len(wants) - done)))
+        made.columns[at].width = least[at] + given
+        spare -= given
     printer.print(made)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from exchange.errors import InvalidFieldError, TongxingError
-from nodes.cli import client, files, outfiles, output, prompts
+from nodes.cli import client, files, outfiles, output, prompts, shown
 from nodes.cli.client import ClientOption
 from nodes.cli.files import BadRow
 from nodes.cli.output import Form, FormOption
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 
     from exchange.client import Client, DecisionMessage, Document, JudgedCode
     from exchange.v1.recognition_service_pb2 import Evidence, Remedy, RuleVerdict
+    from exchange.v1.types_pb2 import HealthCodeStatus
 
 __all__ = [
     "colour_words",
+    "decided_statuses",
     "exit_code",
     "print_decision",
     "print_head",
     "print_remedies",
     "print_rules",
+    "print_statuses",
     "recognize",
 ]
 
@@ -42,6 +45,8 @@ _STYLES = {
     "YELLOW": "bold black on yellow",
     "RED": "bold white on red",
 }
+_WHY = ("local_status", "reason", "legal_basis", "assigned_by", "guidance")
+"""What a status says of its colour."""
 _GOOD = frozenset({"ACCEPTED", "ANSWERED", "CACHED", "NO_RECORD"})
 
 
@@ -254,37 +259,57 @@ def print_decision(decision: DecisionMessage) -> None:
     from exchange.recognition import AnswerState
     from exchange.v1 import recognition_service_pb2 as pb
 
-    console = output.console()
+    graver = _graver_rules(decision.rules)
     print_head(decision, decision.decide_time)
+    print_statuses(decided_statuses(decision))
     print_remedies(decision.remedies)
     print_rules(decision.rules)
     if decision.evidence:
-        console.print(
-            output.table(
-                "依据 Evidence",
-                ("", "kind", "issuer", "holder", "sampled", "expires", "verdict"),
-                ((str(at), *_evidence(piece)) for at, piece in enumerate(decision.evidence, 1)),
-            )
+        output.print_words(
+            "依据 Evidence",
+            ("", "kind", "issuer", "holder", "sampled", "expires", "verdict"),
+            [(str(at), *_evidence(piece, graver)) for at, piece in enumerate(decision.evidence, 1)],
         )
         for at, piece in enumerate(decision.evidence, 1):
             if identifier := piece.attestation.attestation_id:
-                console.print(output.plain(f"  {at} 编号 id {identifier}"))
-    console.print(
-        output.table(
-            "各地答复 Answers",
-            ("province", "answer", "attestations", "as of", "calls"),
+                output.console().print(output.plain(f"  {at} 编号 id {identifier}"))
+    output.print_words(
+        "各地答复 Answers",
+        ("province", "answer", "sent", "as of", "calls"),
+        [
             (
-                (
-                    output.province_name(answer.province),
-                    _judged(AnswerState, output.enum_name(pb.AnswerState, answer.state)),
-                    str(answer.attestations),
-                    output.moment(answer.as_of_time) if answer.HasField("as_of_time") else "",
-                    "熔断 circuit open" if answer.circuit_open else str(answer.calls or ""),
-                )
-                for answer in decision.answers
-            ),
-        )
+                output.province_name(answer.province),
+                _judged(AnswerState, output.enum_name(pb.AnswerState, answer.state)),
+                str(answer.attestations),
+                output.moment(answer.as_of_time) if answer.HasField("as_of_time") else "",
+                "熔断 circuit open" if answer.circuit_open else str(answer.calls or ""),
+            )
+            for answer in decision.answers
+        ],
     )
+
+
+def _graver_rules(rules: Sequence[RuleVerdict]) -> dict[str, RuleVerdict]:
+    """By an attestation's id, the first rule by which it gives a yellow or a red."""
+    from exchange.v1 import types_pb2
+
+    return {
+        identifier: rule
+        for rule in reversed(rules)
+        if rule.satisfied and rule.colour in (types_pb2.COLOUR_YELLOW, types_pb2.COLOUR_RED)
+        for identifier in rule.attestation_ids
+    }
+
+
+def decided_statuses(decision: DecisionMessage) -> list[tuple[HealthCodeStatus, str]]:
+    """The colours that somebody assigned and that give a yellow or a red here, and where."""
+    graver = _graver_rules(decision.rules)
+    return [
+        (piece.attestation.fact.health_code_status, piece.attestation.province)
+        for piece in decision.evidence
+        if piece.attestation.fact.HasField("health_code_status")
+        and piece.attestation.attestation_id in graver
+    ]
 
 
 def print_head(said: DecisionMessage | JudgedCode, at: Timestamp) -> None:
@@ -309,11 +334,27 @@ def print_head(said: DecisionMessage | JudgedCode, at: Timestamp) -> None:
     )
 
 
+def print_statuses(statuses: Sequence[tuple[HealthCodeStatus, str]]) -> None:
+    """Print why a colour was assigned, on what basis, by whom, and what the holder can do.
+
+    :param statuses: each with the province that says so.
+    """
+    for status, province in statuses:
+        where, at = output.province_name(province), output.moment(status.sample_time)
+        said = [(name, text) for name in _WHY if (text := getattr(status, name))]
+        output.print_fields(
+            [
+                ("赋码 assigned", f"{colour_words(status.colour)}, {where}, {at}"),
+                *((f"{files.COLUMNS[n][0]} {n.replace('_', ' ')}", text) for n, text in said),
+            ]
+        )
+
+
 def print_rules(rules: Sequence[RuleVerdict]) -> None:
     """Print what each rule said, if there are any."""
     if not rules:
         return
-    rows = (
+    rows = [
         (
             rule.rule_id,
             colour_words(rule.colour),
@@ -321,9 +362,8 @@ def print_rules(rules: Sequence[RuleVerdict]) -> None:
             output.lines((rule.reason.zh, rule.reason.en)),
         )
         for rule in rules
-    )
-    columns = ("rule", "colour", "holds", "asks for")
-    output.console().print(output.table("互认规则 Rules", columns, rows))
+    ]
+    output.print_words("互认规则 Rules", ("rule", "colour", "holds", "asks for"), rows)
 
 
 def print_remedies(remedies: Sequence[Remedy]) -> None:
@@ -337,18 +377,23 @@ def print_remedies(remedies: Sequence[Remedy]) -> None:
         console.print(output.plain(f"    {remedy.text.en}"))
 
 
-def _evidence(piece: Evidence) -> tuple[Any, ...]:
+def _evidence(piece: Evidence, graver: Mapping[str, RuleVerdict]) -> tuple[Any, ...]:
     from exchange.facts import Kind
     from exchange.recognition import Verdict
     from exchange.v1 import recognition_service_pb2 as pb
 
     verdict = _judged(Verdict, output.enum_name(pb.Verdict, piece.verdict))
     seen = piece.attestation
+    if rule := graver.get(seen.attestation_id):
+        # Of such a piece the contract's verdict says that no rule accepts it, which reads wrong.
+        words = f"满足规则 satisfies rule {rule.rule_id}: {colour_words(rule.colour)}"
+        verdict = output.plain(words, "red")
     kind = seen.fact.WhichOneof("kind")
     if kind is None:
         return "", output.province_name(piece.sent_by), "", "", "", verdict
+    what = Kind(kind.upper()).text
     return (
-        Kind(kind.upper()).text.zh,
+        output.lines((what.zh, what.en, *shown.vaccination_words(seen.fact))),
         output.lines((seen.issuer.name, output.province_name(seen.province))),
         output.lines((seen.holder.name, seen.holder.document_number)),
         output.moment(getattr(seen.fact, kind).sample_time),

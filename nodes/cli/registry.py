@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nodes.cli.node import serve
+
 app = typer.Typer(no_args_is_help=True, help="Run the registry. 运行登记处。")
 
 
@@ -20,10 +22,6 @@ def run(
     config: Annotated[Path, typer.Option(help="The registry's TOML file. 登记处配置文件。")],
 ) -> None:
     """Run the registry until SIGTERM (运行登记处)."""
-    import uvloop
+    from nodes import registry, settings
 
-    from nodes import registry, settings, telemetry
-
-    loaded = settings.read(config, registry.RegistryConfig)
-    telemetry.configure(loaded.log.level, loaded.log.form)
-    uvloop.run(registry.run(loaded))
+    serve("registry", lambda: settings.read(config, registry.RegistryConfig), registry.run)

@@ -9,8 +9,9 @@ from nodes.cli import files, output
 
 if TYPE_CHECKING:
     from exchange.attestations import Attestation
+    from exchange.v1.types_pb2 import Fact
 
-__all__ = ["attestation_rows"]
+__all__ = ["attestation_rows", "vaccination_words"]
 
 
 def attestation_rows(found: Attestation) -> list[tuple[str, str]]:
@@ -30,6 +31,14 @@ def attestation_rows(found: Attestation) -> list[tuple[str, str]]:
     if found.status:
         rows.append(("状态 status", f"{found.status.uri} #{found.status.index}"))
     return rows
+
+
+def vaccination_words(fact: Fact) -> tuple[str, ...]:
+    """A vaccination's product, by the name that rules compare, and its dose; of others nothing."""
+    if not fact.HasField("vaccination"):
+        return ()
+    given = fact.vaccination
+    return (f"{given.product} {given.dose}/{given.doses}",)
 
 
 def _fact_rows(found: Attestation) -> list[tuple[str, str]]:

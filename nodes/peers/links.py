@@ -178,10 +178,6 @@ class PeerLinks:
         """Each peer's channel as it is now."""
         return [(code, peer.link.channel) for code, peer in self._peers.items()]
 
-    def up(self) -> dict[str, bool]:
-        """Whether each peer answered when it was last asked; from any thread."""
-        return {code: peer.up for code, peer in dict(self._peers).items()}
-
     async def close(self) -> None:
         """Close every channel."""
         links = [link for peer in self._peers.values() for link in peer.links]

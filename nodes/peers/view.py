@@ -94,6 +94,11 @@ class PeerView:
     resynchronisations: int = 0
     last_error: str = ""
 
+    @property
+    def up(self) -> bool:
+        """Whether it is heard: a stream of its changes is always open, also where nobody asks."""
+        return self.state != "SILENT"
+
 
 class PeerViews:
     """Gives the other provinces of the trust list, by code, as they are at each look.

@@ -257,7 +257,7 @@ class AppealService:
                 call.caller.uri,
                 "ListAppeals",
                 call.request_id,
-                f"{len(kept)} appeals",
+                "1 appeal" if len(kept) == 1 else f"{len(kept)} appeals",
                 tokens[0] if tokens else None,
                 types_pb2.PURPOSE_APPEAL,
             )

@@ -21,7 +21,7 @@ from exchange import receipts, status, views
 from exchange.codes import hcert, healthcode
 from exchange.codes import views as code_views
 from exchange.codes.hcert import ForeignKeys
-from exchange.codes.healthcode import HealthCodeVerifier
+from exchange.codes.healthcode import HealthCode, HealthCodeVerifier
 from exchange.codes.judging import Judgement, judge
 from exchange.errors import (
     ExpiredError,
@@ -68,7 +68,7 @@ class RecognitionService:
     :param trust: the trust list, and the province's own rules.
     :param signer: what signs codes and receipts now.
     :param audit: where every look is recorded.
-    :param foreign: whose foreign certificates are read; of nobody, by default.
+    :param foreign: gives whose foreign certificates are read; nobody's, by default.
     """
 
     descriptor = pb.DESCRIPTOR.services_by_name["RecognitionService"]
@@ -83,7 +83,7 @@ class RecognitionService:
         audit: Recorder,
         statuses: KnownStatuses,
         clock: Callable[[], datetime],
-        foreign: ForeignKeys | None = None,
+        foreign: Callable[[], ForeignKeys] = ForeignKeys,
     ) -> None:
         self._province = province
         self._deciding = deciding
@@ -92,7 +92,7 @@ class RecognitionService:
         self._audit = audit
         self._statuses = statuses
         self._clock = clock
-        self._foreign = foreign or ForeignKeys()
+        self._foreign = foreign
         self._codes = HealthCodeVerifier()
         self._rules = PublishedRules()
 
@@ -237,7 +237,7 @@ class RecognitionService:
         """Judge what is shown by the own rules."""
         field = request.WhichOneof("code")
         shown: str | bytes = getattr(request, field)
-        trust, now, known = await self._known(shown)
+        trust, now, known, present = await self._known(shown)
         try:
             judgement = judge(
                 shown,
@@ -247,8 +247,9 @@ class RecognitionService:
                 verifier=self._codes,
                 now=now,
                 status=known,
-                foreign=self._foreign,
+                foreign=self._foreign(),
                 nonce=request.nonce,
+                present=present,
             )
         except MalformedObjectError as error:
             error.field = field
@@ -265,23 +266,31 @@ class RecognitionService:
 
     async def _known(
         self, shown: str | bytes
-    ) -> tuple[TrustList, datetime, Callable[[StatusReference], Status]]:
-        """What a code is to be judged by: what is revoked of its evidence, under one trust list."""
+    ) -> tuple[TrustList, datetime, Callable[[StatusReference], Status], Decision | None]:
+        """What a code is to be judged by, under one trust list.
+
+        What is revoked of its evidence; and of a code of its own, what the province holds now.
+        """
         while True:
             trust, now = self._trust.current(), self._clock()
-            known = await self._statuses.of(self._places(shown, trust, now))
+            code = self._code(shown, trust, now)
+            evidence = code.evidence if code is not None else ()
+            known = await self._statuses.of(each.status for each in evidence if each.status)
+            present = None
+            if code is not None and code.province == self._province:
+                own = (each.id for each in evidence if each.province == self._province)
+                present = await self._deciding.present(own)
             # A list that came meanwhile may verify what had no status to be looked up before.
             if self._trust.current() is trust:
-                return trust, now, known
+                return trust, now, known, present
 
-    def _places(self, shown: str | bytes, trust: TrustList, now: datetime) -> list[StatusReference]:
-        """Where the status of a code's evidence stands; nothing of what does not verify."""
+    def _code(self, shown: str | bytes, trust: TrustList, now: datetime) -> HealthCode | None:
+        """A code that verifies; of nothing else is anything looked up."""
         with contextlib.suppress(TongxingError):
             # As `judge` unpacks it: what it reads and this does not would pass though revoked.
             signed = hcert.unpack(shown) if isinstance(shown, str) else shown
-            code = self._codes.verify(signed, trust, now)
-            return [piece.status for piece in code.evidence if piece.status is not None]
-        return []
+            return self._codes.verify(signed, trust, now)
+        return None
 
     # --- receipts and the access log ----------------------------------------------------------
 

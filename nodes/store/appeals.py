@@ -361,11 +361,7 @@ class AppealStore:
             return
         there = await self.get(other)
         if there is not None and there.appeal.answer is None and _contested_key(there) == key:
-            raise AppealStateError(
-                "an appeal about the same waits for its answer",
-                field="appeal_id",
-                remedy="wait for that answer, or see how it stands",
-            )
+            raise _waits(there, new)
         take = (b"SET", key, id_, b"EXAT", until)
         await self._writes.submit((b"EXISTS", key), lambda _: Change((take,)))
 
@@ -497,6 +493,18 @@ def _decode(held: list[bytes | None]) -> Kept:
             remedy="give the node a database of its own",
         ) from None
     return Kept(appeal, named, tuple(message.subject_tokens), listed is not None)
+
+
+def _waits(there: Kept, new: Kept) -> AppealStateError:
+    """The refusal of a second appeal about the same; only its own holder learns the first's id."""
+    ours: Any = set(there.tokens)
+    named = not ours or not ours.isdisjoint(new.tokens)
+    see = f"see how it stands: `tongxing appeal show {there.appeal.id}`, or "
+    return AppealStateError(
+        "an appeal about the same waits for its answer" + (f": {there.appeal.id}" if named else ""),
+        field="receipt" if new.appeal.attestation_id is None else "attestation_id",
+        remedy=f"{see if named else ''}wait for that answer",
+    )
 
 
 def _same(there: Kept, new: Kept) -> Kept:

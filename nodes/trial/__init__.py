@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import random
 import signal
@@ -25,8 +26,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from exchange.client import Client
-from exchange.errors import StoreUnavailableError
+from exchange import status
+from exchange.client import Client, UnreachableError
+from exchange.errors import StoreUnavailableError, TongxingError
 from exchange.subjects import EpochKey
 from exchange.trust import ceremony, files, refresh
 from exchange.trust.epochs import unseal
@@ -232,7 +234,8 @@ class TrialExchange:
 
         :param seconds: how long one may take.
         :param serves: is told of each that serves, in their order.
-        :raises StoreUnavailableError: one did not come up; with the last line of its log.
+        :raises UnreachableError: one does not serve in time, or ended without a word.
+        :raises TongxingError: one refused to start; as it did.
         """
         waited: deque[str] = deque()
 
@@ -282,8 +285,11 @@ class TrialExchange:
             ):
                 return
             time.sleep(_PAUSE_SECONDS)
-        lines = self.log(name).read_text(encoding="utf-8").splitlines() or ["it said nothing"]
-        raise StoreUnavailableError(f"{name} did not start: {lines[-1]}")
+        if self._nodes[name].poll() is None:
+            raise UnreachableError(
+                f"{name} does not serve after {seconds:g} s", remedy=f"read {self.log(name)}"
+            )
+        raise _last_error(name, self.log(name))
 
     def signal(self, province: str, number: signal.Signals) -> None:
         """Send a node a signal."""
@@ -308,6 +314,19 @@ class TrialExchange:
         node = self._nodes.pop(province)
         node.kill()
         node.wait()
+
+
+def _last_error(name: str, log: Path) -> TongxingError:
+    """What a process that has ended says in its log that it ended with."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    last = lines[-1] if lines else "it said nothing"
+    try:
+        said = json.loads(last)
+        kind, message, remedy = status.of_reason(said["reason"]), said["message"], said["remedy"]
+        where = f"{said['field']}: " if said["field"] else ""
+    except (ValueError, TypeError, KeyError):
+        return UnreachableError(f"{name} did not start: {last}", remedy=f"read {log}")
+    return kind(f"{name} did not start: {where}{message}", remedy=remedy)
 
 
 def free_ports(count: int) -> list[int]:

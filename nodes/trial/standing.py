@@ -155,7 +155,8 @@ class Standing:
             return TrialExchange(self.directory, self.provinces)
         except TongxingError as error:
             error.remedy = (
-                "if it lay unused for weeks, begin anew: `tongxing exchange down --delete`, `up`"
+                "if it lay unused for weeks, begin anew: "
+                f"`tongxing exchange down --delete --directory {self.directory}`, then `up`"
             )
             raise
 
@@ -183,8 +184,7 @@ class Standing:
         :param serves: is told of each that serves.
         :param seconds: how long one may take.
         :returns: the names of what was started.
-        :raises StoreUnavailableError: one did not come up.
-        :raises TongxingError: the folder is too old.
+        :raises TongxingError: one did not come up, or the folder is too old.
         """
         with _alone(self.directory):
             self._renew()

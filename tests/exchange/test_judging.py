@@ -21,7 +21,7 @@ from exchange.codes.judging import Judgement
 from exchange.errors import MalformedObjectError
 from exchange.facts import Colour, Fact, Kind
 from exchange.keys import Algorithm, PrivateKey
-from exchange.recognition import Outcome, Reply, Verdict, recognize
+from exchange.recognition import Decision, Outcome, Reply, Verdict, recognize
 from exchange.remedies import RemedyAction
 from exchange.rules import RuleBook
 from exchange.statuslist import Status, StatusReference
@@ -230,6 +230,71 @@ def test_a_rule_that_cannot_be_evaluated_makes_no_green(gate: Gate) -> None:
     assert said(gate.judge(positive, rules=book)) == refused(BY_RULE, Colour.RED)
     home = gate.refused_at_home(Colour.YELLOW, gate.world.test(120))
     assert said(gate.judge(home, rules=book)) == refused(BY_RULE, Colour.YELLOW)
+
+
+# --- what the issuing province holds now ---------------------------------------------------------
+
+
+def held(gate: Gate, *facts: Fact, rules: RuleBook = HERE) -> Decision:
+    """What Sichuan decides of the traveller, by what it holds itself."""
+    world = gate.world
+    return recognize(
+        [Reply(SICHUAN, [world.signed(fact=fact) for fact in facts])],
+        tokens=[world.token],
+        province=SICHUAN,
+        rules=rules,
+        trust=world.trust(),
+        verifier=AttestationVerifier(),
+        now=world.now,
+        explain=True,
+    )
+
+
+def test_a_green_code_whose_holder_is_red_at_home_by_now_is_refused(gate: Gate) -> None:
+    present = held(gate, gate.world.test(), gate.world.status("RED"))
+    judged = gate.judge(gate.code(), province=SICHUAN, present=present)
+    assert said(judged) == refused(BY_RULE, Colour.RED)
+    assert HERE.rules[3].reason.zh in judged.reason.zh
+    assert HERE.rules[3].reason.en in judged.reason.en
+    assert [way.action for way in judged.remedies] == [RemedyAction.APPEAL]
+
+
+def test_a_green_code_whose_holder_is_yellow_at_home_by_now_is_refused(gate: Gate) -> None:
+    present = held(gate, gate.world.test(), gate.world.test(1, result="INCONCLUSIVE"))
+    judged = gate.judge(gate.code(), province=SICHUAN, present=present)
+    assert said(judged) == refused(BY_RULE, Colour.YELLOW)
+    assert judged.remedies == ()
+
+
+def test_of_what_is_held_now_nothing_is_shown_but_the_rules_words(gate: Gate) -> None:
+    code = gate.code()
+    present = held(gate, gate.world.test(), gate.world.status("RED"))
+    judged = gate.judge(code, province=SICHUAN, present=present)
+    shown_ids = {piece.id for piece in code.evidence}
+    assert {id_ for each in judged.rules for id_ in each.satisfied_by} <= shown_ids
+    assert judged.code == code
+
+
+def test_a_yellow_code_whose_holder_is_red_at_home_by_now_is_red(gate: Gate) -> None:
+    present = held(gate, gate.world.status("RED"))
+    judged = gate.judge(gate.refused_at_home(Colour.YELLOW), province=SICHUAN, present=present)
+    assert said(judged) == refused(BY_RULE, Colour.RED)
+
+
+def test_what_is_held_now_makes_no_green_of_what_the_code_does_not_show(gate: Gate) -> None:
+    present = held(gate, gate.world.test())
+    assert said(gate.judge(gate.code(), province=SICHUAN, present=present)) == GREEN
+    old = gate.code(gate.world.test(60))
+    assert said(gate.judge(old, province=SICHUAN, present=present)) == refused(BY_RULE)
+
+
+def test_a_rule_that_cannot_be_evaluated_on_what_is_held_now_makes_no_green(gate: Gate) -> None:
+    broken = 'fact.sampled_at < now - duration("100h") && [1][fact.sampled_at.getFullYear()] == 1'
+    book = RuleBook([rule("broken", broken, "RED"), *[each.to_json() for each in HERE.rules]])
+    present = held(gate, gate.world.test(), gate.world.test(120), rules=book)
+    assert said(gate.judge(gate.code(), rules=book)) == GREEN
+    judged = gate.judge(gate.code(), rules=book, province=SICHUAN, present=present)
+    assert said(judged) == (Outcome.INDETERMINATE, Colour.UNSPECIFIED, Verdict.UNAVAILABLE)
 
 
 # --- what does not verify -----------------------------------------------------------------------
@@ -456,9 +521,37 @@ def test_a_foreign_certificate_is_recognised_where_a_rule_names_its_country(
 
 def test_a_foreign_certificate_satisfies_no_rule_that_names_no_country(gate: Gate) -> None:
     text = hcert(gate.world.now)
-    assert said(gate.judge(text, foreign=GERMANY)) == refused(BY_RULE)
+    judged = gate.judge(text, foreign=GERMANY)
+    assert said(judged) == refused(BY_RULE)
+    assert judged.reason == (
+        "规则不认可：没有规则承认来自境外（DE）的核酸检测",
+        "no rule accepts it: none counts the nucleic-acid test from abroad (DE)",
+    )
     elsewhere = RuleBook([EUROPE | {"origins": ["FR", SICHUAN]}])
     assert said(gate.judge(text, foreign=GERMANY, rules=elsewhere)) == refused(BY_RULE)
+
+
+def test_whoever_is_from_abroad_is_told_what_they_can_get(gate: Gate) -> None:
+    green = rule("home-green", 'fact.colour == "GREEN"', kinds=["HEALTH_CODE_STATUS"])
+    vaccinated = rule(
+        "vaccinated-abroad",
+        'fact.product == "Comirnaty" && fact.dose >= fact.doses '
+        '&& now - fact.sampled_at >= duration("336h")',
+        kinds=["VACCINATION"],
+        origins=["*"],
+    )
+    rules = RuleBook([green, rule("here-48h", TESTED % "48h"), EUROPE, vaccinated])
+    late = gate.world.now + 47 * HOUR + 30 * MINUTE
+    old = hcert(gate.world.now)
+    judged = gate.judge(old, foreign=GERMANY, rules=rules, now=late)
+    assert said(judged) == refused(BY_RULE)
+    assert "rule from-de" in judged.reason.en
+    assert [way.text.en for way in judged.remedies] == [
+        "obtain a new attestation in China (nucleic-acid test): rule here-48h",
+        "show a certificate of DE (nucleic-acid test): rule from-de",
+        "show a certificate of DE (vaccination): rule vaccinated-abroad",
+    ]
+    assert judged.remedies[1].text.zh == "出示境外（DE）的核酸检测证明：from-de规则"
 
 
 def test_a_foreign_positive_is_a_red_where_a_rule_says_so(gate: Gate) -> None:

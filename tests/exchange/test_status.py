@@ -196,7 +196,14 @@ def test_a_client_reads_the_nodes_own_error() -> None:
     assert error.field == "document.number"
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED])
+@pytest.mark.parametrize(
+    "code",
+    [
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,  # a call that outlives the node's drain
+    ],
+)
 def test_a_node_that_does_not_answer_is_named_so(code: grpc.StatusCode) -> None:
     error = failed(code)
     assert type(error) is client.UnreachableError

@@ -105,10 +105,24 @@ def test_an_appeal_is_filed_seen_listed_and_answered(tongxing, done, red):
     assert done("list", who="admin")["appeals"]
 
 
+def test_an_empty_list_is_one_line(tongxing, people):
+    code, out, _ = tongxing("list", "--document-number", people.document().number)
+    assert (code, out) == (0, "没有申诉 no appeals\n")
+
+
 def test_filing_again_with_the_same_id_is_no_second_appeal(done, red):
     first = done(*file(red))["appeal"]
     again = done(*file(red, id=first["appeal_id"]))["appeal"]
     assert again["file_time"] == first["file_time"]
+
+
+def test_a_second_appeal_about_the_same_is_refused_and_the_first_named(tongxing, done, red):
+    first = done(*file(red))["appeal"]["appeal_id"]
+    code, _, err = tongxing(*file(red))
+    assert code == 1
+    assert f"--attestation: an appeal about the same waits for its answer: {first};" in err
+    assert f"tongxing appeal show {first}" in err
+    assert "--id" not in err
 
 
 def test_what_is_typed_amiss_is_refused_in_words(tongxing, red, tmp_path):

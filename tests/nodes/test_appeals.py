@@ -804,7 +804,7 @@ async def test_every_look_and_act_is_recorded(service, exchange, people):
     assert found == [
         ("FileAppeal", "DELIVERED", request.appeal_id),
         ("GetAppeal", "DELIVERED", request.appeal_id),
-        ("ListAppeals", "1 appeals", ""),
+        ("ListAppeals", "1 appeal", ""),
         ("AnswerAppeal", "UPHELD", request.appeal_id),
     ]
     token = appeals_token(document, exchange.epoch_key())
@@ -842,9 +842,15 @@ async def test_a_decision_is_contested_once_however_its_receipt_is_spelled(
     tag, array = signed[:1], cbor2.loads(signed).value
     spelled = tag + cbor2.dumps([array[0], {99: "anything"}, *array[2:]])
     receipts.verify(spelled, exchange.trust(), now())
-    await service.file_appeal(filing(people.document(), receipt=signed), app)
-    with pytest.raises(AppealStateError, match="about the same"):
+    holder = people.document()
+    first = (await service.file_appeal(filing(holder, receipt=signed), app)).appeal.appeal_id
+    with pytest.raises(AppealStateError, match="about the same") as refused:
+        await service.file_appeal(filing(holder, receipt=spelled), app)
+    assert refused.value.field == "receipt"
+    assert first in refused.value.message
+    with pytest.raises(AppealStateError, match="about the same") as refused:
         await service.file_appeal(filing(people.document(), receipt=spelled), app)
+    assert first not in str(refused.value), "another holder's appeal is named"
 
 
 async def test_a_holder_files_so_many_at_once_and_no_more(service, exchange, people, monkeypatch):

@@ -14,13 +14,17 @@ import subprocess
 import sys
 import termios
 import unicodedata
+from concurrent import futures
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
 from typer.testing import CliRunner
 
 from exchange.client import Item
@@ -537,6 +541,57 @@ def test_a_decision_is_printed_with_all_that_it_rests_on(
         "1 编号 id 01900000-0000-7000-8000-000000000000",
     ):  # fmt: skip
         assert words in printed
+
+
+def red_by_status() -> recognition_pb.Decision:
+    """A red that a status gave: the contract says of such evidence that no rule accepts it."""
+    said = decision(outcome="OUTCOME_NOT_RECOGNIZED", colour="COLOUR_RED")
+    piece = said.evidence[0]
+    status = types_pb2.HealthCodeStatus(
+        sample_time={"seconds": 1_583_022_600},
+        colour="COLOUR_RED",
+        reason="密切接触者",
+        legal_basis="传染病防治法第三十九条",
+        assigned_by="成都市示例疾控中心",
+        guidance="居家等待联系",
+    )
+    piece.attestation.fact.health_code_status.CopyFrom(status)
+    piece.verdict = recognition_pb.VERDICT_NOT_RECOGNIZED_BY_RULE
+    said.rules.add(
+        rule_id="status-red",
+        colour="COLOUR_RED",
+        satisfied=True,
+        attestation_ids=[piece.attestation.attestation_id],
+    )
+    said.answers[0].as_of_time.seconds = 1_583_022_600
+    return said
+
+
+def test_evidence_that_gave_a_red_is_not_said_to_satisfy_no_rule(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "console", lambda: Console(width=200, highlight=False))
+    recognize.print_decision(red_by_status())
+    printed = capsys.readouterr().out
+    assert "满足规则 satisfies rule status-red: 红码 red" in printed
+    assert "no rule accepts it" not in printed
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 120])
+def test_no_word_is_broken_however_narrow_the_terminal(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "console", lambda: Console(width=columns, highlight=False))
+    said = red_by_status()
+    said.evidence.add(verdict="VERDICT_NOT_RECOGNIZED_BY_RULE", sent_by=SICHUAN)
+    recognize.print_decision(said)
+    printed = capsys.readouterr().out
+    for word in (
+        "2020-03-01", "2020-03-15", "08:30:00+08:00", "NOT_RECOGNIZED_BY_RULE", "BAD_SIGNATURE",
+        "UNREACHABLE", "ANSWERED", "status-red", "satisfies", "signature", "Shanghai", "51****21",
+    ):  # fmt: skip
+        assert word in printed
+    assert max(map(cell_len, printed.splitlines())) <= columns
 
 
 def test_markup_and_escapes_of_another_province_have_no_effect(
@@ -1156,6 +1211,50 @@ def test_a_file_broken_off_by_a_killed_node_is_completed_by_a_second_run(tmp_pat
         whole = json.loads(done.stdout)
         assert whole["published"] + whole["already_published"] == count
         assert whole["already_published"] >= broken["published"]
+
+
+@contextlib.contextmanager
+def drained(home: Path) -> Iterator[str]:
+    """A node whose calls outlive its drain: it cancels each after the first message; its address.
+
+    :param home: the province's folder, with the node's certificate.
+    """
+
+    class Node(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
+            del details
+
+            def cancelled(incoming: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+                next(incoming)
+                context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+                yield b""
+
+            return grpc.stream_stream_rpc_method_handler(cancelled)
+
+    pair = [(home / name).read_bytes() for name in ("node-key.pem", "node.pem")]
+    server = grpc.server(futures.ThreadPoolExecutor(1), handlers=[Node()])
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pair[0], pair[1])]))
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+def test_a_file_that_outlives_the_nodes_drain_is_to_be_run_again(
+    exchange: TrialExchange, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "rows.csv", row(resident(30_001)))
+    home = exchange.directory / SICHUAN
+    with drained(home) as address:
+        settings = (home / "issuer.toml").read_text(encoding="utf-8")
+        issuer = home / "issuer-of-drained.toml"
+        issuer.write_text(settings.replace(exchange.addresses[SICHUAN], address), encoding="utf-8")
+        command = ["attestation", "publish-file", str(path), "--client", str(issuer)]
+        assert run(command) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error (节点没有应答): the node ended the call")
+    assert "run the same command again" in said
 
 
 def test_an_interrupted_file_says_how_far_it_came(exchange: TrialExchange, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from waiting import heard_from_all
+from waiting import heard, heard_from_all
 
 from exchange import cbor, cose, receipts
 from exchange.codes import hc1, qr
@@ -116,6 +116,71 @@ def test_a_red_code_is_shown_and_never_passes(holder, people, told, said):
     assert "赋码原因 reason" in shown
     (text,) = [line for line in shown.splitlines() if line.startswith("HC1:")]
     assert said(GUANGDONG, "code", "verify", text, code=3)["colour"] == "COLOUR_RED"
+
+
+WHY = (
+    "赋码原因 reason",
+    "密切接触者",
+    "赋码依据 legal basis",
+    "传染病防治法第三十九条",
+    "赋码机构 assigned by",
+    "成都市示例疾控中心",
+    "处置建议 guidance",
+    "居家等待联系",
+)
+
+
+@pytest.mark.parametrize("colour", ["YELLOW", "RED"])
+def test_who_is_not_green_is_told_why_by_what_by_whom_and_what_to_do(
+    holder, people, told, said, exchange, colour
+):
+    assigned = people.coloured(colour)
+    named = holder(assigned)
+    shown = told(SICHUAN, "code", "show", *named, code=3)
+    (text,) = [line for line in shown.splitlines() if line.startswith("HC1:")]
+
+    async def guangdong_knows():
+        async with exchange.client(GUANGDONG, "app") as app:
+            await heard(app, assigned.document)
+
+    asyncio.run(guangdong_knows())
+    for printed in (
+        shown,
+        told(SICHUAN, "recognize", *named, code=3),
+        told(GUANGDONG, "recognize", *named, code=3),
+        told(GUANGDONG, "code", "verify", text, code=3),
+    ):
+        for words in WHY:
+            assert words in printed
+        assert "no rule accepts it" not in printed
+    (piece,) = said(GUANGDONG, "recognize", *named, code=3)["decision"]["evidence"]
+    assert piece["verdict"] == "VERDICT_NOT_RECOGNIZED_BY_RULE"
+    (in_code,) = said(GUANGDONG, "code", "verify", text, code=3)["health_code"]["evidence"]
+    for fact in (piece["attestation"]["fact"], in_code["fact"]):
+        status = fact["health_code_status"]
+        assert (status["legal_basis"], status["assigned_by"]) == (WHY[3], WHY[5])
+
+
+def test_of_a_vaccination_product_and_doses_are_shown(holder, people, told):
+    named = holder(people.each_kind()["vaccination"])
+    shown = told(SICHUAN, "code", "show", *named)
+    (text,) = [line for line in shown.splitlines() if line.startswith("HC1:")]
+    for printed in (
+        shown,
+        told(SICHUAN, "recognize", *named),
+        told(SICHUAN, "code", "verify", text),
+    ):
+        assert "BBIBP-CorV 2/2" in printed
+
+
+def test_a_green_code_is_said_to_show_the_state_at_its_issue_time(holder, said, told, people):
+    hint = "a code shows the state at its issue time: recognize asks anew"
+    text = text_of(said, holder())
+    assert hint in told(GUANGDONG, "code", "verify", text)
+    assert hint in told(GUANGDONG, "code", "verify", "--offline", text)
+    named = holder(people.coloured("RED"))
+    red = said(SICHUAN, "code", "show", *named, code=3)["health_code"]["text"]
+    assert hint not in told(GUANGDONG, "code", "verify", red, code=3)
 
 
 def test_who_has_no_colour_is_told_what_is_needed_in_both_languages(
@@ -393,8 +458,11 @@ def test_offline_tells_of_which_province_no_revocation_was_checked_and_how_to(
     assert unchecked["remedy"]["zh"] in printed
     # What the remedy says, done as it says it:
     told(GUANGDONG, "attestation", "status-lists", str(png), "--into", str(lists))
-    assert "未核对撤销" not in told(GUANGDONG, *check, "--status-lists", str(lists))
+    printed = told(GUANGDONG, *check, "--status-lists", str(lists))
+    assert "未核对撤销" not in printed
+    assert "状态列表签发于 status list of: 510000 四川省 Sichuan, 20" in printed
     answer = said(GUANGDONG, *check, "--status-lists", str(lists))
+    assert [each["issue_time"][:2] for each in answer["status_lists"]] == ["20"]
     assert answer["revocation_unchecked"] == []
 
 

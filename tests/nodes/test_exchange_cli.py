@@ -24,7 +24,7 @@ from exchange.provinces import PROVINCES
 from exchange.trust import files
 from exchange.v1 import types_pb2
 from nodes import detached
-from nodes.cli import run
+from nodes.cli import exchange, run
 from nodes.trial import wait_until
 from nodes.trial.standing import Standing, _credit_code, choose
 
@@ -110,6 +110,8 @@ def test_every_node_hears_every_other(standing, status, capsys):
         assert node["memory_bytes"] > 10 * 2**20
     assert run(["exchange", "status", "-d", str(standing)]) == 0
     text = capsys.readouterr().out
+    exchange._print_calls(Standing(standing))
+    assert capsys.readouterr().out.count(f" --directory {standing}") == 2
     for code in CODES:
         assert f"{code} {PROVINCES[code].zh} {PROVINCES[code].en}" in text
     assert text.count("2/2") == 3
@@ -306,6 +308,7 @@ def test_what_the_exchange_ran_before_stays_where_a_start_fails(standing):
     finally:
         settings.write_text(good)
     assert done.returncode == 1
+    assert f"(字段不合规): {GUANGDONG} did not start: wrong: " in done.stderr
     after = pids(standing)
     assert after.pop(GUANGDONG) is None
     del before[GUANGDONG]

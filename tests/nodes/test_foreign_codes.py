@@ -14,14 +14,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from structlog.testing import capture_logs
+from waiting import until
 
 from exchange.client import Purpose
 from exchange.codes import base45
-from exchange.errors import StoreUnavailableError
+from exchange.errors import InvalidFieldError
 from exchange.keys import PrivateKey
 from exchange.v1 import recognition_service_pb2 as pb
 from exchange.v1 import types_pb2
 from nodes import setup
+from nodes.foreign import ForeignFolder
 from nodes.trial import TrialExchange
 
 SHANGHAI = "310000"
@@ -96,7 +99,12 @@ def exchange(tmp_path_factory, countries):
     for rule in own:
         rule["valid_from"] = "2020-03-01T00:00:00Z"
     with TrialExchange(directory / "x", (SHANGHAI,), rules={SHANGHAI: (*own, RULE)}) as running:
-        running.start(environment={"TONGXING_FOREIGN__CERTIFICATES": str(known)})
+        running.known = known
+        running.environment = {
+            "TONGXING_FOREIGN__CERTIFICATES": str(known),
+            "TONGXING_FOREIGN__POLL_SECONDS": "0.05",
+        }
+        running.start(environment=running.environment)
         yield running
 
 
@@ -141,11 +149,72 @@ async def test_a_signer_that_the_node_does_not_know_is_refused(app, countries):
     assert not answer.health_code.health_code_id
 
 
-def test_a_node_does_not_start_with_a_certificate_that_is_none(exchange, tmp_path):
-    (tmp_path / "broken.pem").write_text("not a certificate")
+async def test_the_folder_is_followed_while_the_node_runs(exchange, app, countries):
+    async def verdict(code):
+        return (await verify(app, countries[code].text())).verdict
+
+    async def until_verdict(code, expected):
+        async def is_so():
+            return await verdict(code) == expected
+
+        await until(f"{code} is {expected}", is_so)
+
+    pem = countries["AT"].certificate.public_bytes(Encoding.PEM)
+    added, broken, germany = (exchange.known / name for name in ("AT.pem", "broken.pem", "DE.pem"))
+    kept = germany.read_bytes()
+    try:
+        added.write_bytes(pem)
+        await until_verdict("AT", pb.VERDICT_ACCEPTED)
+        broken.write_text("not a certificate")
+        await until(
+            "the broken file is named",
+            lambda: any(
+                "foreign.refused" in line and str(broken) in line
+                for line in exchange.log(SHANGHAI).read_text().splitlines()
+            ),
+        )
+        assert await verdict("AT") == pb.VERDICT_ACCEPTED
+        germany.unlink()
+        await until_verdict("DE", pb.VERDICT_UNKNOWN_ISSUER)
+    finally:
+        for path in (added, broken):
+            path.unlink(missing_ok=True)
+        germany.write_bytes(kept)
+    await until_verdict("AT", pb.VERDICT_UNKNOWN_ISSUER)
+    await until_verdict("DE", pb.VERDICT_ACCEPTED)
+
+
+def test_a_node_does_not_start_with_a_certificate_that_is_none(exchange):
+    broken = exchange.known / "broken.pem"
+    broken.write_text("not a certificate")
     exchange.stop(SHANGHAI)
     try:
-        with pytest.raises(StoreUnavailableError, match=r"foreign\.certificates"):
-            exchange.start(environment={"TONGXING_FOREIGN__CERTIFICATES": str(tmp_path)})
+        with pytest.raises(InvalidFieldError, match=r"foreign\.certificates: .*broken\.pem: not a"):
+            exchange.start(environment=exchange.environment)
     finally:
-        exchange.start()
+        broken.unlink()
+        exchange.start(environment=exchange.environment)
+
+
+def test_what_is_still_being_written_is_left_alone_and_a_lost_folder_changes_nothing(
+    tmp_path, countries
+):
+    known = tmp_path / "known"
+    known.mkdir()
+    folder = ForeignFolder(known)
+    pem = countries["DE"].certificate.public_bytes(Encoding.PEM)
+    file = known / "DE.pem"
+    with capture_logs() as logs:
+        for part in (pem[:100], pem[:200], pem):
+            file.write_bytes(part)
+            folder.look()
+        assert not folder.current()
+        folder.look()
+        assert [log["event"] for log in logs] == ["foreign.changed"]
+        found = folder.current()
+        assert found
+        known.rename(tmp_path / "lost")
+        for _ in range(3):
+            folder.look()
+    assert [log["event"] for log in logs] == ["foreign.changed", "foreign.refused"]
+    assert folder.current() is found

@@ -24,6 +24,7 @@ from waiting import SECONDS, until
 from exchange.attestations import AttestationVerifier
 from exchange.client import Client, Purpose
 from exchange.errors import TongxingError, UnknownIssuerError
+from exchange.rules import RuleBook
 from exchange.trust import files, refresh
 from exchange.trust.files import Bundle
 from exchange.trust.profile import KeyState
@@ -358,6 +359,28 @@ def test_8_a_new_epoch_is_sealed_for_every_province(handbook, documents):
     assert (first.number, second.number) == (1, 2)
     assert set(second.sealed) == {GUANGDONG, SICHUAN, SHANGHAI, ZHEJIANG}
     recognised(handbook, documents[1][0])
+
+
+def test_9_a_province_publishes_changed_rules_and_a_stale_export_is_refused(handbook, people):
+    handbook.do()
+    changed = RuleBook(sichuan(handbook).rules)
+    assert [rule.id for rule in changed.rules] == ["status-red", "nat-24h"]
+    old = published(handbook, people.tested(hours=30)).document
+
+    async def by_the_new_rules():
+        exchange = handbook.exchange
+        async with exchange.client(SICHUAN, "app", trust=exchange.live_trust("app")) as client:
+            decision = await client.recognize(old, Purpose.PURPOSE_ENTRY_CHECK)
+        return decision.rules_digest == changed.digest and decision
+
+    decision = asyncio.run(until("Sichuan goes by them", by_the_new_rules))
+    assert decision.outcome == recognition.OUTCOME_NOT_RECOGNIZED
+    recognised(handbook, old)
+    handbook.bash(
+        "! tongxing trust profile sign rules.json --trust trial/trust "
+        "--key trial/keys/p510000.pem --out again.json"
+    )
+    assert not (handbook.place / "again.json").exists()
     assert handbook.done == len(sections())
 
 

@@ -263,6 +263,29 @@ async def test_a_code_whose_evidence_was_revoked_is_refused_everywhere(
     assert summary(at_home) == ("NOT_RECOGNIZED", "UNSPECIFIED", "REVOKED")
 
 
+@pytest.mark.parametrize("colour", ["YELLOW", "RED"])
+async def test_a_green_code_is_refused_where_it_was_issued_once_its_holder_is_not_green(
+    issuer, sichuan, people, colour
+):
+    tested = people.tested()
+    code = await shown(issuer, sichuan, tested)
+    assert summary(await sichuan.verify_health_code(code.text, CHECK)) == GREEN
+    assigned = people.coloured(colour, document=tested.document)
+    await issuer.publish(assigned)
+    answer = await sichuan.verify_health_code(code.text, CHECK)
+    assert summary(answer) == ("NOT_RECOGNIZED", colour, "NOT_RECOGNIZED_BY_RULE")
+    assert "本省现有记录" in answer.reason.zh
+    assert [remedy.action for remedy in answer.remedies] == [pb.REMEDY_ACTION_APPEAL]
+    # The gate learns the colour and the rule's words, and no more of the holder's data.
+    status = assigned.fact.health_code_status
+    said = str(answer) + answer.reason.zh
+    for secret in (status.reason, status.guidance, assigned.attestation_id):
+        assert secret not in said
+    assert answer.health_code == code
+    await issuer.revoke(UUID(assigned.attestation_id), "录入错误")
+    assert summary(await sichuan.verify_health_code(code.text, CHECK)) == GREEN
+
+
 async def test_a_picture_of_a_code_that_has_ended_is_refused(exchange, gate):
     now = datetime.now(UTC).replace(microsecond=0)
     old = made(issued_at=now - timedelta(minutes=6), expires_at=now - timedelta(minutes=1))

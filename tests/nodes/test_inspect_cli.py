@@ -200,6 +200,53 @@ def test_for_people_it_speaks_both_languages(pem):
     assert code == 0
     assert "有效期 valid at" in out
     assert "GREEN" in out
+    for words in (
+        "✓ 2022-01-10 08:00:00+08:00 – 2022-01-10 08:05:00+08:00",
+        '"1 签发者 iss": "440000"',
+        '"4 有效期至 exp": "2022-01-10 08:05:00+08:00"',
+        '"-70003 健康码 code"',
+    ):
+        assert words in out
+
+
+def shown_to_people(*arguments):
+    """The fields that are printed, by the English half of their names."""
+    _, out = run("--at", AT, *arguments)
+    found = {}
+    for line in out.splitlines():
+        name, _, value = line.strip().partition("  ")
+        found.setdefault(name.rpartition(" ")[2], []).append(value.strip())
+    return found
+
+
+def test_without_a_certificate_a_signature_is_not_checked_and_not_called_wrong():
+    fields = shown_to_people(CODE)
+    assert fields["signature"] == fields["kid"] == ["未核对 not checked"]
+    assert fields["COSE"] == ["✓"]
+    assert fields["wrong"] == ["证书 certificate: 未提供 none given"]
+
+
+def test_layers_behind_one_that_does_not_read_are_not_called_wrong(pem):
+    fields = shown_to_people("HC1:=", "--certificate", pem)
+    assert fields["prefix"] == ["✓"]
+    assert fields["base45"] == ["✗"]
+    assert fields["zlib"] == fields["COSE"] == fields["CBOR"] == ["未到达 not reached"]
+    (wrong,) = fields["wrong"]
+    assert wrong.startswith("编码 base45: 不是有效的 base45 ")
+
+
+def test_of_a_code_that_has_ended_it_is_told_when(pem):
+    fields = shown_to_people(code_of(_4=SECONDS - 60), "--certificate", pem)
+    assert "✗ 2022-01-10 08:00:00+08:00 – 2022-01-10 07:59:00+08:00" in fields["at"]
+    assert fields["wrong"] == ["有效期 valid at: 已过期 ended"]
+
+
+def test_a_code_cannot_hide_a_claim_behind_its_name(pem):
+    found = {1: "440000", "1 签发者 iss": "510000", 4: SECONDS + 300, 6: SECONDS}
+    text = hc1.to_text(cose.sign(cbor.encode(found), KEY, ObjectType.HEALTH_CODE))
+    _, out = run(text, "--certificate", pem, "--at", AT)
+    assert '"1": "440000"' in out
+    assert '"1 签发者 iss": "510000"' in out
 
 
 def test_what_a_hostile_code_says_cannot_move_the_terminal(pem):

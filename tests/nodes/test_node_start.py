@@ -7,6 +7,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -33,13 +34,13 @@ STREAM = "/tongxing.v1.AttestationService/PublishAttestations"
 
 START = """
 import os, sys
-config, environment, log = given
+verb, config, environment, log = given
 os.environ |= environment
 file = os.open(log, os.O_WRONLY | os.O_CREAT)
 os.dup2(file, 1)
 os.dup2(file, 2)
 from nodes import cli
-sys.exit(cli.run(["node", "run", "--config", config]))
+sys.exit(cli.run(["node", verb, "--config", config]))
 """
 
 
@@ -100,6 +101,10 @@ def stage(lone):
     (home / "encrypted.pem").write_bytes(encrypted.to_pem(b"right"))
     (home / "passphrase").write_text("wrong\n")
     (home / "garbage.pem").write_text("garbage")
+    foreign = lone.directory / "foreign"
+    foreign.mkdir()
+    (foreign / ".half-written.pem").write_text("passed over")
+    (foreign / "broken.pem").write_text("not a certificate")
     (home / "shown.pem").write_bytes((home / "seal-key.pem").read_bytes())
     (home / "shown.pem").chmod(0o644)
     good = (home / "node.toml").read_text()
@@ -131,6 +136,7 @@ def stage(lone):
             "home": home,
             "other": lone.directory / "other",
             "expired": lone.directory / "expired",
+            "foreign": foreign,
             "tampered": tampered,
             "forgetful": forgetful,
             "taken": listening.getsockname()[1],
@@ -212,6 +218,14 @@ REFUSED = {
         "TRUST__METADATA={expired}/trust TRUST__ROOT={expired}/trust/1.root.json",
         "trust.metadata",
     ),
+    "a foreign certificate that is none": (
+        "FOREIGN__CERTIFICATES={foreign}",
+        "foreign/broken.pem",
+    ),
+    "a folder of foreign certificates that is missing": (
+        "FOREIGN__CERTIFICATES=no.foreign",
+        "foreign.certificates",
+    ),
     "a store that is not there": ("STORE__URL=redis://127.0.0.1:{closed}", "store.url"),
     "a store without an append-only file": ("STORE__URL=unix://{forgetful}", "appendonly"),
     "a store of an unknown kind": ("STORE__URL=mysql://127.0.0.1", "store.url"),
@@ -229,15 +243,24 @@ REFUSED = {
 }
 
 
+LEFT_TO_THE_START = {
+    "a store that is not there",
+    "a store without an append-only file",
+    "a store of an unknown kind",
+    "a port in use",
+}
+"""What a check does not touch."""
+
+
 @pytest.fixture(scope="module")
 def starts(stage, second, tmp_path_factory):
-    """Every refused start at once; each has its own data directory."""
+    """Every refused start and check at once; each has its own data directory."""
     home = stage["home"]
     made = tmp_path_factory.mktemp("refused")
 
-    def command(number, what):
+    def command(name, what):
         config = home / "node.toml"
-        settings = {"DATA": str(made / str(number))}
+        settings = {"DATA": str(made / name)}
         if what.endswith(".toml"):
             config = home / what
         else:
@@ -255,10 +278,12 @@ def starts(stage, second, tmp_path_factory):
     forks.set_forkserver_preload(["nodes.cli", "nodes.node", "nodes.cli.node", "uvloop"])
     results = {}
     for number, (case, (what, _)) in enumerate(REFUSED.items()):
-        log = made / f"{number}.log"
-        process = forks.Process(target=exec, args=(START, {"given": (*command(number, what), log)}))
-        process.start()
-        results[case] = process, log
+        for verb in ("run", "check"):
+            log = made / f"{verb}-{number}.log"
+            given = verb, *command(log.stem, what), log
+            process = forks.Process(target=exec, args=(START, {"given": given}))
+            process.start()
+            results[verb, case] = process, log
     yield results
     for process, _ in results.values():
         process.kill()
@@ -268,17 +293,80 @@ def starts(stage, second, tmp_path_factory):
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_node_does_not_start_with(starts, case):
     _, field = REFUSED[case]
-    process, log = starts[case]
+    process, log = starts["run", case]
     process.join(60)
-    code, err = process.exitcode, log.read_text(encoding="utf-8")
-    lines = err.splitlines()
-    said = [line for line in lines if line.startswith("error (")]
-    assert code == 1, err
-    assert len(said) == 1, err
-    assert said == lines[-1:]
-    assert field in said[0]
+    err = log.read_text(encoding="utf-8")
+    assert process.exitcode == 1, err
+    *before, last = map(json.loads, err.splitlines())
+    assert last["event"] == "node.failed"
+    assert field in f"{last['field']}: {last['message']}; {last['remedy']}"
+    assert last["reason"] != "INTERNAL"
+    assert not {"node.failed", "node.serving"} & {each["event"] for each in before}
     assert "Traceback" not in err
-    assert "node.serving" not in err
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_check_refuses_what_a_start_does(starts, case):
+    _, field = REFUSED[case]
+    process, log = starts["check", case]
+    process.join(60)
+    said = log.read_text(encoding="utf-8")
+    assert "Traceback" not in said
+    assert not log.with_suffix("").exists(), "it made the node's folder"
+    if case in LEFT_TO_THE_START:
+        assert process.exitcode == 0, said
+        return
+    assert process.exitcode == 1, said
+    (last,) = [line for line in said.splitlines() if line.startswith("error (")]
+    assert field in last
+
+
+def test_a_check_does_not_disturb_the_node_that_runs(lone, second):
+    home = lone.directory / "510000"
+    seen = lambda: {path: path.stat().st_mtime_ns for path in (home / "data" / "trust").rglob("*")}  # noqa: E731
+    before = seen()
+    command = [sys.executable, "-m", "nodes.cli", "node", "check", "--config", home / "node.toml"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "is in order: the node of 510000" in done.stdout
+    assert seen() == before
+
+
+def on_a_terminal(*arguments):
+    """What a command says on standard error where that is a terminal."""
+    ours, theirs = pty.openpty()
+    try:
+        ended = subprocess.run([sys.executable, *arguments], check=False, stderr=theirs, timeout=60)
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # at the end of what a terminal holds
+            while part := os.read(ours, 4096):
+                said += part
+    finally:
+        os.close(ours)
+    return ended.returncode, said.decode()
+
+
+def test_a_person_is_told_in_words_why_a_node_does_not_start(tmp_path):
+    run = ["-m", "nodes.cli", "node", "run", "--config", str(tmp_path / "no.toml")]
+    code, said = on_a_terminal(*run)
+    assert code == 1
+    assert said.startswith("error (")
+    assert "no.toml" in said
+
+
+def test_a_log_for_persons_is_coloured_on_a_terminal_alone():
+    program = (
+        "import structlog; from nodes import telemetry; telemetry.configure('info', 'console'); "
+        "structlog.get_logger().info('event.name', field=1)"
+    )
+    _, said = on_a_terminal("-c", program)
+    assert "\x1b[" in said
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert "event.name" in done.stderr
+    assert "\x1b[" not in done.stderr
 
 
 async def test_sigterm_lets_running_calls_finish_and_leaves_nothing_behind(stopped, people):
@@ -357,7 +445,9 @@ def test_a_work_that_fails_stops_the_node_in_order(another):
     (raised,) = failed["exception"]
     assert (raised["exc_type"], raised["exc_value"]) == ("RuntimeError", "broken by the test")
     assert raised["frames"]
-    assert lines[-1].startswith("error (")
+    last = json.loads(lines[-1])
+    assert (last["event"], last["reason"]) == ("node.failed", "INTERNAL")
+    assert "broken by the test" not in lines[-1]
     with pytest.raises(redis.ConnectionError):  # nothing is left behind
         valkey_pid(another, "510000")
 

@@ -359,12 +359,29 @@ def test_the_verdict_is_said_in_both_languages(offline, publish, written, tongxi
     trust = ["--trust", exchange.directory / "trust"]
     code, out, _ = tongxing("verify", file, *trust, "--status-lists", offline.lists, who=None)
     assert code == 0
-    for words in ("认可", "ACCEPTED", "accepted", id_, "核酸检测", "510000 四川省"):
+    for words in ("认可", "ACCEPTED", "accepted", id_, "核酸检测", "510000 四川省", "前 ago)"):
         assert words in out
     code, out, _ = tongxing("verify", file, *trust, who=None)
     assert code == 3
     for words in ("数据过旧", "STALE", "no status list that is fresh enough"):
         assert words in out
+    for words in (
+        "联网时下载：tongxing attestation status-lists FILE",
+        "while connected, fetch it",
+    ):
+        assert words in out
+
+
+def test_from_when_a_status_list_is_that_still_counts_is_told(offline, publish, written):
+    ((_, signed),) = publish()
+    file = written(signed)
+    told = json.loads(offline.fetch(file, "-o", "json")[1])["lists"][0]
+    (said,) = json.loads(offline.verify(file)[1])["attestations"]
+    assert said["status_list"]["issue_time"] == told["issue_time"]
+    assert "remedy" not in said
+    (said,) = json.loads(offline.verify(file, lists=False)[1])["attestations"]
+    assert "status_list" not in said
+    assert "attestation status-lists" in said["remedy"]["en"]
 
 
 def test_the_trust_list_of_the_client_serves_too(offline, publish, written, tongxing):
@@ -440,6 +457,7 @@ def test_a_status_list_that_does_not_verify_is_passed_over(offline, publish, wri
         assert code == 3
         assert json.loads(out)["attestations"][0]["verdict"] == "STALE"
         assert f"{held.name} is passed over" in err
+        assert "状态列表未采用" in err
     assert offline.fetch(file)[0] == 0  # it is replaced
     assert offline.verdicts(file) == (0, ["ACCEPTED"])
 
