@@ -29,6 +29,7 @@ from nodes.audit.log import AuditLog
 from nodes.certificates import warn_daily
 from nodes.config import EMBEDDED, NodeConfig
 from nodes.deciding import Deciding
+from nodes.doors.envoy import EnvoyDoor
 from nodes.doors.grpcio import GrpcioDoor
 from nodes.embedded import EmbeddedValkey
 from nodes.identity import IdentityVerifier, Role
@@ -65,9 +66,11 @@ from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
 from nodes.works import Works
 
-__all__ = ["run", "running"]
+__all__ = ["run", "running", "serve"]
 
 log = structlog.get_logger(__name__)
+
+_DOORS: dict[str, type[GrpcioDoor | EnvoyDoor]] = {"grpcio": GrpcioDoor, "envoy": EnvoyDoor}
 
 
 async def run(config: NodeConfig) -> None:
@@ -82,11 +85,19 @@ async def run(config: NodeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
             loop.add_signal_handler(number, stop.set)
+    await serve(config, stop)
+
+
+async def serve(
+    config: NodeConfig, stop: asyncio.Event, serves: Callable[[], None] = lambda: None
+) -> None:
+    """Run a node until the event is set, as `run` does until a signal; ``serves`` is told once."""
     async with running(config, stop.set) as port:
         # What is here now stays: to look through it again and again would hold calls up.
         gc.collect()
         gc.freeze()
         log.info("node.serving", province=config.province, port=port)
+        serves()
         await stop.wait()
         log.info("node.draining", seconds=config.drain_seconds)
     log.info("node.stopped")
@@ -158,7 +169,7 @@ async def running(
         courier = AppealCourier(
             stores.appeals, peers, clock, poll_seconds=config.appeals.poll_seconds
         )
-        door = GrpcioDoor(
+        door = _DOORS[config.door](
             province=config.province,
             listen=config.listen,
             tls=tls,

@@ -36,7 +36,7 @@ from nodes.cli import (
     trust,
 )
 
-__all__ = ["app", "main", "run"]
+__all__ = ["app", "explain", "main", "run"]
 
 app = typer.Typer(
     name="tongxing",
@@ -124,16 +124,25 @@ def run(arguments: Sequence[str]) -> int:
         app(args=list(arguments), prog_name="tongxing", obj=state)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except TongxingError as error:
-        output.print_error(error, state.form)
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001 - the last line: a user is not shown a traceback
+        return explain(error, state.form)
+    return 1
+
+
+def explain(error: Exception, form: output.Form) -> int:
+    """Print what went wrong as one line on standard error.
+
+    :returns: the exit code.
+    """
+    if isinstance(error, TongxingError):
+        output.print_error(error, form)
+    elif isinstance(error, OSError):
         failed = InvalidFieldError(
             error.strerror or type(error).__name__, field=str(error.filename or "")
         )
-        output.print_error(failed, state.form)
-    except Exception as error:  # noqa: BLE001 - the last line: a user is not shown a traceback
-        if os.environ.get("TONGXING_DEBUG") == "1":
-            traceback.print_exc()
-        else:
-            output.print_fault(error, state.form)
+        output.print_error(failed, form)
+    elif os.environ.get("TONGXING_DEBUG") == "1":
+        traceback.print_exception(error)
+    else:
+        output.print_fault(error, form)
     return 1

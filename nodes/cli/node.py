@@ -21,6 +21,10 @@ def run(
     from nodes import node, telemetry
 
     loaded = configuration.load(config)
+    if loaded.door == "envoy":
+        from nodes.doors import envoy
+
+        envoy.become("nodes.cli.hosted:app", config, loaded)
     telemetry.configure(loaded.log.level, loaded.log.form)
     uvloop.run(node.run(loaded))
 

@@ -1,0 +1,27 @@
+"""The node as Envoy's application; `tongxing node run` makes Envoy load it (``door = "envoy"``)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from nodes import cli, node, telemetry
+from nodes import config as configuration
+from nodes.cli import output
+from nodes.doors.envoy import Hosted
+
+__all__ = ["app"]
+
+
+async def _run(file: Path, stop: asyncio.Event, serves: Callable[[], None]) -> int:
+    try:
+        config = configuration.load(file)
+        telemetry.configure(config.log.level, config.log.form)
+        await node.serve(config, stop, serves)
+    except Exception as error:  # noqa: BLE001 - as on the command line
+        return cli.explain(error, output.State().form)
+    return 0
+
+
+app = Hosted(_run)

