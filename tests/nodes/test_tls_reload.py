@@ -37,7 +37,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  #
 
 
 @pytest.fixture(scope="module")
-def exchange(tmp_path_factory, invented, no_traces):
+def exchange(request, tmp_path_factory, invented, no_traces):
     trial = TrialExchange(
         tmp_path_factory.mktemp("tls"),
         (SICHUAN, GUANGDONG),
@@ -46,6 +46,7 @@ def exchange(tmp_path_factory, invented, no_traces):
     with trial:
         trial.start(
             environment={
+                "TONGXING_DOOR": getattr(request, "param", "grpcio"),
                 "TONGXING_TRUST__POLL_SECONDS": "0.1",
                 "TONGXING_IDENTITY__POLL_SECONDS": "0.1",
                 "TONGXING_CONNECTIONS__AGE_SECONDS": "1",
