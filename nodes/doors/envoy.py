@@ -205,7 +205,7 @@ class EnvoyDoor:
                 stream,
                 self._leaf(headers.get(_CALLER, b"")),
                 called_as,
-                seconds(timeout) if timeout else None,
+                None if timeout is None else seconds(timeout),
             )
         except asyncio.CancelledError:
             if stream.ending:
