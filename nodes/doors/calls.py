@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
+import random
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 LARGEST_REQUEST = 4 * 1024 * 1024
 """Bytes of one message."""
+_random = random.Random()  # noqa: S311 - a request id is no secret, and os.urandom costs 1 µs
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -94,6 +94,7 @@ class Reception:
         contract = tuple(services)
         self._province = province
         self._clock = clock
+        self._log = log.bind()  # once: to find out what is logged costs more than not to log it
         self._authorization = Authorization(province, [each.descriptor for each in contract])
         self._identities = IdentityVerifier({})
         self.health = HealthService()
@@ -115,25 +116,22 @@ class Reception:
         return self._identities.pool(first=self._province)
 
     def admit(
-        self, method: Method, leaf: bytes, called_as: str, remaining: float | None = None
+        self, method: Method, leaf: bytes, called_as: str, deadline: float | None = None
     ) -> Call:
         """Let a call in.
 
         :param leaf: the caller's certificate, PEM, as the handshake verified it. Pooled authorities
             let one province's speak for another, so it is held against its own province's here.
         :param called_as: the request id.
-        :param remaining: seconds that the caller waits; None for ever.
+        :param deadline: until when the caller waits, in the event loop's time; None for ever.
         :raises TongxingError: the caller is nobody, or may not.
         """
         caller = self._identities.identify(leaf, self._clock())
-        log.debug(
+        self._log.debug(
             "call", method=method.path, request_id=called_as, of=caller.province, role=caller.role
         )
         if not method.standard:
             self._authorization.check(method.path, caller)
-        deadline = None
-        if remaining is not None:
-            deadline = asyncio.get_running_loop().time() + remaining
         return Call(caller, called_as, deadline)
 
 
@@ -154,7 +152,7 @@ def request_id(given: str | None) -> str:
     """The caller's ``x-request-id`` where it is fit to be logged, or a new one."""
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    return os.urandom(8).hex()
+    return f"{_random.getrandbits(64):016x}"
 
 
 def refusal(error: Exception, path: str, called_as: str) -> status_pb2.Status:

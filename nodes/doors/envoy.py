@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
@@ -42,7 +42,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2
 
 from exchange.client.pair import Pair
-from exchange.errors import InvalidFieldError, NoIdentityError
+from exchange.errors import DeadlineError, InvalidFieldError, NoIdentityError
 from exchange.trust.trustlist import TrustList
 from nodes.doors.calls import LARGEST_REQUEST, Method, Reception, Service, refusal, request_id
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
@@ -116,6 +116,7 @@ class EnvoyDoor:
         tls.on_change(_write_pair)
         self._longest = connection_seconds + connection_grace_seconds
         self._live: set[_Stream] = set()
+        self._loop = asyncio.get_running_loop()
         self._draining = False
         self._looking: asyncio.Task[None] | None = None
         self._leaf = functools.lru_cache(maxsize=_REMEMBERED)(_leaf)
@@ -154,7 +155,7 @@ class EnvoyDoor:
             await _admin("POST", path)
         await self._left(grace)
         for each in self._live:
-            each.end("the node stops")
+            each.end(WireError(code_pb2.UNAVAILABLE, "the node stops"))
         await self._left(_FLUSH_SECONDS)
         if self._looking:
             self._looking.cancel()
@@ -172,13 +173,12 @@ class EnvoyDoor:
 
     async def _look(self) -> None:
         """End calls whose caller has gone away, or whose time is over."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            now = loop.time()
+            now = self._loop.time()
             for each in list(self._live):
                 if now - each.began > self._longest:
-                    each.end("the connection's time is over")
+                    each.end(WireError(code_pb2.UNAVAILABLE, "the connection's time is over"))
                 elif now - each.began > _LOOK_SECONDS:
                     each.probe()
 
@@ -189,27 +189,20 @@ class EnvoyDoor:
             await send({"type": "http.response.start", "status": 415, "headers": []})
             await send(_END)
             return
-        stream = _Stream(receive, send, headers.get(b"grpc-encoding", b"identity"))
+        stream = _Stream(receive, send, headers.get(b"grpc-encoding", b"identity"), self._loop)
         method = self._methods.get(scope["raw_path"])
-        self._live.add(stream)
         given = headers.get(b"x-request-id")
         called_as = request_id(given.decode("latin-1") if given else None)
+        self._live.add(stream)
         try:
             if method is None or self._draining:
                 raise _not_taken(self._draining)  # noqa: TRY301
             if len(headers) != len(scope["headers"]):
                 _only_one_caller(scope["headers"])
-            timeout = headers.get(b"grpc-timeout")
-            await self._answer(
-                method,
-                stream,
-                self._leaf(headers.get(_CALLER, b"")),
-                called_as,
-                None if timeout is None else seconds(timeout),
-            )
+            await self._answer(method, stream, headers, called_as)
         except asyncio.CancelledError:
             if stream.ending:
-                await stream.refuse(code_pb2.UNAVAILABLE, stream.ending)
+                await _refuse(stream.ending, method, stream, called_as)
             elif not stream.gone:
                 raise
         except _GoneError:
@@ -218,29 +211,23 @@ class EnvoyDoor:
             await _refuse(error, method, stream, called_as)
         finally:
             self._live.discard(stream)
+            stream.lasts_until(None)
 
     async def _answer(
-        self,
-        method: Method,
-        stream: _Stream,
-        leaf: bytes,
-        called_as: str,
-        remaining: float | None,
+        self, method: Method, stream: _Stream, headers: dict[bytes, bytes], called_as: str
     ) -> None:
+        leaf = self._leaf(headers.get(_CALLER, b""))
+        timeout = headers.get(b"grpc-timeout")
+        deadline = None if timeout is None else stream.began + seconds(timeout)
+        message = b"" if method.takes_stream else await stream.message()
+        call = self._reception.admit(method, leaf, called_as, deadline)
+        stream.lasts_until(deadline)
         if method.takes_stream:
-            call = self._reception.admit(method, leaf, called_as, remaining)
-            request: Any = _parsed(method, stream)
+            await stream.give_all(method.serve(_parsed(method, stream), call))
+        elif method.gives_stream:
+            await stream.give_all(method.serve(method.read(message), call))
         else:
-            message = await stream.message()
-            call = self._reception.admit(method, leaf, called_as, remaining)
-            request = method.read(message)
-        async with asyncio.timeout_at(call.deadline):
-            if method.gives_stream or method.takes_stream:
-                async with contextlib.aclosing(method.serve(request, call)) as answers:
-                    async for answer in answers:
-                        await stream.give(_serialized(answer))
-            else:
-                await stream.give(_serialized(await method.serve(request, call)), last=True)
+            await stream.give(await method.serve(method.read(message), call), last=True)
         await stream.finish()
 
 
@@ -250,26 +237,32 @@ class _Stream:
     __slots__ = (
         "_closed",
         "_encoding",
+        "_loop",
         "_probing",
         "_reading",
         "_receive",
         "_send",
         "_started",
+        "_timer",
         "began",
         "ending",
         "gone",
         "task",
     )
 
-    def __init__(self, receive: Receive, send: Send, encoding: bytes) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, encoding: bytes, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._receive = receive
         self._send = send
         self._encoding = encoding
         self._started = self._closed = self._reading = self.gone = False
-        self.task = _current()
+        self._loop = loop  # to ask for the running one costs a call of the system's
+        self.task = _current(loop)
         self._probing: asyncio.Task[None] | None = None
-        self.began = asyncio.get_running_loop().time()
-        self.ending: str | None = None
+        self.began = loop.time()
+        self.ending: Exception | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def messages(self) -> AsyncIterator[bytes]:
         """What the caller sends, one by one."""
@@ -301,20 +294,27 @@ class _Stream:
             return body[5:]
         frames = Frames(self._encoding)
         found = list(frames.feed(body))
-        while event["more_body"]:
+        while event["more_body"] and len(found) < 2:
             event = await self._receive()
             if event["type"] != "http.request":
                 raise _GoneError
             found += frames.feed(event["body"])
         self._reading = False
-        frames.end()
         if len(found) != 1:
-            raise WireError(code_pb2.INTERNAL, f"the method takes one message, not {len(found)}")
+            raise WireError(code_pb2.INTERNAL, "the method takes one message")
+        frames.end()
         return found[0]
 
-    async def give(self, answer: bytes, *, last: bool = False) -> None:
+    async def give_all(self, answers: AsyncGenerator[Message | bytes, None]) -> None:
+        """Send answers as they come."""
+        async with contextlib.aclosing(answers):
+            async for answer in answers:
+                await self.give(answer)
+
+    async def give(self, answer: Message | bytes, *, last: bool = False) -> None:
         """Send an answer; it returns once Envoy has room for more."""
-        body = {"type": "http.response.body", "body": frame(answer), "more_body": not last}
+        data = answer if type(answer) is bytes else answer.SerializeToString()  # type: ignore[union-attr]
+        body = {"type": "http.response.body", "body": frame(data), "more_body": not last}
         try:
             await self._start()
             self._closed = last
@@ -348,15 +348,26 @@ class _Stream:
                 await self._send(_END)
             await self._send({"type": "http.response.trailers", "headers": ended})
 
-    def end(self, why: str) -> None:
+    def end(self, why: Exception) -> None:
         """End the call from outside."""
         if self.ending is not None:
             return
         self.ending = why
         if self._reading:  # Envoy then ends the request, and so what is waited for
-            asyncio.ensure_future(self.refuse(code_pb2.UNAVAILABLE, why))  # noqa: RUF006
+            asyncio.ensure_future(self.refuse(code_pb2.UNAVAILABLE, str(why)))  # noqa: RUF006
         else:
             self.task.cancel()
+
+    def lasts_until(self, deadline: float | None) -> None:
+        """End the call at a time of the event loop; None: at no time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._late)
+
+    def _late(self) -> None:
+        self.end(DeadlineError("the deadline passed"))
 
     def probe(self) -> None:
         """Find out whether the caller is there still: pyvoy tells who sends something."""
@@ -387,8 +398,8 @@ async def _kept(pyvoys: Awaitable[_T]) -> _T:
     return await asyncio.shield(pyvoys)
 
 
-def _current() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
+def _current(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any]:
+    task = asyncio.current_task(loop)
     if task is None:
         raise RuntimeError("pyvoy runs the application in a task")
     return task
@@ -397,10 +408,6 @@ def _current() -> asyncio.Task[Any]:
 async def _parsed(method: Method, stream: _Stream) -> AsyncIterator[Message]:
     async for data in stream.messages():
         yield method.parse(data)
-
-
-def _serialized(answer: Message | bytes) -> bytes:
-    return answer if type(answer) is bytes else answer.SerializeToString()  # type: ignore[union-attr]
 
 
 def _leaf(caller: bytes) -> bytes:

@@ -6,6 +6,7 @@ wrapped handler does is the same for all: who calls, may they, read, check, serv
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
@@ -160,10 +161,11 @@ class _Wrapped:
             leaf = context.auth_context()["x509_pem_cert"][0]  # type: ignore[index]
         except (KeyError, IndexError):
             raise NoIdentityError("no client certificate") from None
-        remaining: float | None = context.time_remaining()
-        if remaining is not None and remaining > 1e8:  # grpc: a huge number where there is none
-            remaining = None
-        return self._reception.admit(self._method, leaf, called_as, remaining)
+        deadline = None
+        remaining = context.time_remaining()
+        if remaining is not None and remaining < 1e8:  # grpc: a huge number where there is none
+            deadline = asyncio.get_running_loop().time() + remaining
+        return self._reception.admit(self._method, leaf, called_as, deadline)
 
     def _unary(self) -> Callable[[bytes, Context], Awaitable[bytes]]:
         method = self._method

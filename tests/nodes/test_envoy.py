@@ -197,7 +197,7 @@ def waiting():
 
 
 @pytest.fixture
-def door(exchange, waiting, tmp_path, monkeypatch):
+async def door(exchange, waiting, tmp_path, monkeypatch):
     """A door without Envoy before it."""
     monkeypatch.chdir(tmp_path)
     home = exchange.directory / SICHUAN
