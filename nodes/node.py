@@ -66,9 +66,25 @@ from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
 from nodes.works import Works
 
-__all__ = ["run", "running", "serve"]
+__all__ = ["CONTRACT", "run", "running", "serve"]
 
 log = structlog.get_logger(__name__)
+
+CONTRACT = tuple(
+    each.descriptor
+    for each in (
+        AttestationService,
+        RecognitionService,
+        PeerService,
+        StatusListService,
+        PeeringService,
+        AppealService,
+        TrustService,
+        KeyService,
+        AuditService,
+    )
+)
+"""The services of a node."""
 
 _DOORS: dict[str, type[GrpcioDoor | EnvoyDoor]] = {"grpcio": GrpcioDoor, "envoy": EnvoyDoor}
 

@@ -24,7 +24,7 @@ def run(
     if loaded.door == "envoy":
         from nodes.doors import envoy
 
-        envoy.become("nodes.cli.hosted:app", config, loaded)
+        envoy.become("nodes.cli.hosted:app", config, loaded, node.CONTRACT)
     telemetry.configure(loaded.log.level, loaded.log.form)
     uvloop.run(node.run(loaded))
 

