@@ -64,6 +64,7 @@ _BOOTSTRAP, _PAIR, _AUTHORITIES, _ADMIN = "envoy.json", "pair.json", "authoritie
 """Files in the door's folder, which is the process's working directory."""
 _FLUSH_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 1.0
+_PROBE_SECONDS: Final = 5.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _REMEMBERED: Final = 4096
 
@@ -184,7 +185,8 @@ class EnvoyDoor:
             for each in list(self._live):
                 if now - each.began > self._longest:
                     each.end(WireError(code_pb2.UNAVAILABLE, "the connection's time is over"))
-                elif now - each.began > _LOOK_SECONDS:
+                elif now > each.probed_from:
+                    each.probed_from = now + _PROBE_SECONDS
                     each.probe()
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -252,6 +254,7 @@ class _Stream:
         "began",
         "ending",
         "gone",
+        "probed_from",
         "task",
     )
 
@@ -266,6 +269,7 @@ class _Stream:
         self.task = _current(loop)
         self._probing: asyncio.Task[None] | None = None
         self.began = loop.time()
+        self.probed_from = self.began + _LOOK_SECONDS
         self.ending: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -739,7 +743,13 @@ def _bootstrap(
             "listeners": [
                 {
                     "name": "door",
-                    "address": {"socket_address": {"address": address, "port_value": port}},
+                    "address": {
+                        "socket_address": {
+                            "address": address,
+                            "port_value": port,
+                            "ipv4_compat": address == "::",
+                        }
+                    },
                     # Two nodes on one port would each get half of the calls.
                     "enable_reuse_port": False,
                     "filter_chains": [

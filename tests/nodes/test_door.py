@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from exchange.client import Purpose
 from exchange.v1 import attestation_service_pb2 as pb
 from exchange.v1 import peer_service_pb2
 from exchange.v1 import recognition_service_pb2 as recognition
+from nodes.trial import wait_until
 
 BUF = Path(sys.executable).with_name("buf")
 RECOGNIZE = "/tongxing.v1.RecognitionService/Recognize"
@@ -192,6 +195,12 @@ async def test_who_does_not_read_its_answers_is_not_read_from(exchange, people):
         call.cancel()
 
 
+def listens(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 @pytest.fixture(params=["json", "console"])
 def faulty(request, exchange, tmp_path):
     """A door to a service with faults, in a process of its own: its port and its log."""
@@ -213,7 +222,9 @@ def faulty(request, exchange, tmp_path):
             env={**os.environ, **own},
         )
         with process:
-            yield process.stdout.readline().decode().strip(), log
+            port = process.stdout.readline().decode().strip()
+            wait_until("it listens", lambda: listens(int(port)), 10)  # Envoy does a moment later
+            yield port, log
             process.stdin.close()
     assert process.returncode == 0
 
