@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -105,15 +105,21 @@ async def run(config: NodeConfig) -> None:
 
 
 async def serve(
-    config: NodeConfig, stop: asyncio.Event, serves: Callable[[], None] = lambda: None
+    config: NodeConfig,
+    stop: asyncio.Event,
+    listens: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Run a node until the event is set, as `run` does until a signal; ``serves`` is told once."""
+    """Run a node until the event is set, as `run` does until a signal.
+
+    :param listens: returns once those outside can call, where an open door is not all of it.
+    """
     async with running(config, stop.set) as port:
         # What is here now stays: to look through it again and again would hold calls up.
         gc.collect()
         gc.freeze()
+        if listens:
+            await listens()
         log.info("node.serving", province=config.province, port=port)
-        serves()
         await stop.wait()
         log.info("node.draining", seconds=config.drain_seconds)
     log.info("node.stopped")

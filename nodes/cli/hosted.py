@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from nodes import cli, node, telemetry
@@ -14,11 +14,11 @@ from nodes.doors.envoy import Hosted
 __all__ = ["app"]
 
 
-async def _run(file: Path, stop: asyncio.Event, serves: Callable[[], None]) -> int:
+async def _run(file: Path, stop: asyncio.Event, listens: Callable[[], Awaitable[None]]) -> int:
     try:
         config = configuration.load(file)
         telemetry.configure(config.log.level, config.log.form)
-        await node.serve(config, stop, serves)
+        await node.serve(config, stop, listens)
     except Exception as error:  # noqa: BLE001 - as on the command line
         return cli.explain(error, output.State().form)
     return 0

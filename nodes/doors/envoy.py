@@ -461,15 +461,16 @@ async def _refuse(error: Exception, method: Method | None, stream: _Stream, call
 class Hosted:
     """The application that Envoy loads: it runs the node, and hands HTTP requests to its door.
 
-    :param run: runs the node of a configuration until the event is set, and calls back once it
-        serves; to the process's exit code.
+    :param run: runs the node of a configuration until the event is set, and calls once its door is
+        open, to return when Envoy listens; to the process's exit code.
     """
 
     address: tuple[str, int] | None = None
     door: EnvoyDoor | None = None
 
     def __init__(
-        self, run: Callable[[Path, asyncio.Event, Callable[[], None]], Awaitable[int]]
+        self,
+        run: Callable[[Path, asyncio.Event, Callable[[], Awaitable[None]]], Awaitable[int]],
     ) -> None:
         self._run = run
 
@@ -500,9 +501,15 @@ class Hosted:
                 loop.call_soon_threadsafe(stop.set)
 
         threading.Thread(target=wait, daemon=True, name="signals").start()
-        serving = asyncio.Event()
-        node = asyncio.ensure_future(self._run(Path(given["config"]), stop, serving.set))
-        await _first(node, serving.wait())
+        opened = asyncio.Event()
+
+        async def listens() -> None:
+            opened.set()
+            while not stop.is_set() and "LIVE" not in await _admin("GET", "/ready"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+        node = asyncio.ensure_future(self._run(Path(given["config"]), stop, listens))
+        await _first(node, opened.wait())
         if node.done():
             _exit(node.result())
         await send({"type": "lifespan.startup.complete"})

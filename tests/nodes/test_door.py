@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +19,6 @@ from exchange.client import Purpose
 from exchange.v1 import attestation_service_pb2 as pb
 from exchange.v1 import peer_service_pb2
 from exchange.v1 import recognition_service_pb2 as recognition
-from nodes.trial import wait_until
 
 BUF = Path(sys.executable).with_name("buf")
 RECOGNIZE = "/tongxing.v1.RecognitionService/Recognize"
@@ -69,7 +66,7 @@ class Faulty:
     async def get_attestation(self, request, call):
         return None
 
-async def run(file, stop, serves, make=envoy.EnvoyDoor):
+async def run(file, stop, listens, make=envoy.EnvoyDoor):
     directory, form, cache = Path(file).parents[1], os.environ["FORM"], Path(os.environ["CACHE"])
     telemetry.configure("debug", form)
     home, trust = directory / "510000", directory / "trust"
@@ -78,8 +75,9 @@ async def run(file, stop, serves, make=envoy.EnvoyDoor):
         tls=TlsFiles(home / "node.pem", home / "node-key.pem"), clock=lambda: datetime.now(UTC),
     )
     door.follow(refresh.load(trust, (trust / "1.root.json").read_bytes(), cache))
-    print(await door.open(), flush=True)
-    serves()
+    port = await door.open()
+    await listens()
+    print(port, flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await door.close(1)
     return 0
@@ -90,7 +88,7 @@ if __name__ == "__main__":
     file, door = Path(sys.argv[1]), sys.argv[2]
     if door == "envoy":
         envoy.become("faulty:app", file, config.load(file))
-    asyncio.run(run(file, None, lambda: None, GrpcioDoor))
+    asyncio.run(run(file, None, lambda: asyncio.sleep(0), GrpcioDoor))
 """
 
 
@@ -195,12 +193,6 @@ async def test_who_does_not_read_its_answers_is_not_read_from(exchange, people):
         call.cancel()
 
 
-def listens(port):
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
-
-
 @pytest.fixture(params=["json", "console"])
 def faulty(request, exchange, tmp_path):
     """A door to a service with faults, in a process of its own: its port and its log."""
@@ -222,9 +214,7 @@ def faulty(request, exchange, tmp_path):
             env={**os.environ, **own},
         )
         with process:
-            port = process.stdout.readline().decode().strip()
-            wait_until("it listens", lambda: listens(int(port)), 10)  # Envoy does a moment later
-            yield port, log
+            yield process.stdout.readline().decode().strip(), log
             process.stdin.close()
     assert process.returncode == 0
 

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import ssl
 import stat
 import subprocess
@@ -197,6 +198,22 @@ def test_a_killed_node_leaves_nothing_that_the_next_does_not_clear_away(alone):
     alone.signal(SICHUAN, signal.SIGTERM)
     assert alone.exit_code(SICHUAN) == 0
     assert list(place.iterdir()) == []
+
+
+def test_an_envoy_that_ends_by_itself_ends_the_node_in_order(alone):
+    alone.start(environment={"TONGXING_DOOR": "envoy"})
+    (admin,) = (alone.directory / SICHUAN / "data" / "envoy").glob("*/admin")
+    with socket.socket(socket.AF_UNIX) as asking:
+        # A socket's address is short, and a test's folder is not.
+        folder = os.open(admin.parent, os.O_RDONLY)
+        asking.connect(f"/proc/self/fd/{folder}/admin")
+        os.close(folder)
+        asking.sendall(b"POST /quitquitquit HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert alone.exit_code(SICHUAN) == 1
+    said = alone.log(SICHUAN).read_text()
+    assert '"door.ended"' in said
+    assert '"node.stopped"' in said
+    assert "Traceback" not in said
 
 
 def test_the_processes_own_application_is_not_imported_from_where_it_was_started(alone, tmp_path):
