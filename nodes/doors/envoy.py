@@ -83,6 +83,8 @@ _NOTHING: Final = {"type": "http.response.body", "body": b"", "more_body": True}
 _END: Final = {"type": "http.response.body", "body": b""}
 _OK: Final = {"type": "http.response.trailers", "headers": trailers(code_pb2.OK)}
 
+_PATIENCE: Final = "10s"
+"""What a caller has for its handshake, and for the head of a request."""
 _API: Final = "type.googleapis.com/envoy.extensions"
 
 Scope = dict[str, Any]
@@ -700,6 +702,7 @@ def _bootstrap(
         "preserve_external_request_id": True,
         "server_header_transformation": "PASS_THROUGH",
         "stream_idle_timeout": "0s",
+        "request_headers_timeout": _PATIENCE,
         "drain_timeout": f"{min(2.0, config.connections.grace_seconds)}s",
         "max_request_headers_kb": 16,
         "common_http_protocol_options": {"max_connection_duration": f"{age:.3f}s"},
@@ -767,6 +770,7 @@ def _bootstrap(
                                     "typed_config": manager,
                                 }
                             ],
+                            "transport_socket_connect_timeout": _PATIENCE,
                             "transport_socket": {
                                 "name": "envoy.transport_sockets.tls",
                                 "typed_config": tls,

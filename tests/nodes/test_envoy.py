@@ -99,16 +99,22 @@ async def test_compressed_messages_are_read(exchange):
             assert await call(request, timeout=10, compression=how) == plain
 
 
-def posted(exchange, who, path, data, content="application/json"):
-    """What an HTTP client without gRPC is answered: the status, and the JSON or the text."""
-    home = exchange.directory / SICHUAN
+def posted(exchange, who, path, data, content="application/json", *more, province=SICHUAN):
+    """What an HTTP client without gRPC is answered: the status, and the JSON or the text.
+
+    :param more: headers beside the content type.
+    """
+    home = exchange.directory / province
     context = ssl.create_default_context(cafile=home / "authority.pem")
     context.load_cert_chain(home / f"{who}.pem", home / f"{who}-key.pem")
     context.check_hostname = False  # by its address; the certificate's name is the node's
-    host, port = exchange.addresses[SICHUAN].split(":")
+    host, port = exchange.addresses[province].split(":")
     connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=10)
     with contextlib.closing(connection):
-        connection.request("POST", path, data, {"content-type": content})
+        connection.putrequest("POST", path)
+        for name, value in (("Content-Type", content), ("Content-Length", len(data)), *more):
+            connection.putheader(name, value)
+        connection.endheaders(data.encode())
         answer = connection.getresponse()
         text = answer.read().decode()
     spoken = answer.headers["content-type"] == "application/json"
@@ -119,6 +125,18 @@ def asked(people):
     document = people.document()
     number = {"type": "DOCUMENT_TYPE_RESIDENT_ID", "number": document.number}
     return json.dumps({"document": number, "purpose": "PURPOSE_ENTRY_CHECK"})
+
+
+@pytest.mark.parametrize(
+    "name", [FORGED, FORGED.title(), FORGED.upper(), "x_forwarded_client_cert"]
+)
+async def test_a_forged_header_of_http_1_is_refused(exchange, name):
+    forged = (name, named(pem(exchange, "admin")))
+    for more in ((forged,), (forged, forged)):
+        status, answer = await asyncio.to_thread(
+            posted, exchange, "app", LIST_KEYS, "{}", "application/json", *more
+        )
+        assert (status, answer["code"]) == (403, code_pb2.PERMISSION_DENIED)
 
 
 async def test_json_is_answered_in_json(exchange, people):
@@ -158,6 +176,22 @@ async def test_json_that_is_no_request_is_refused(exchange, data):
 async def test_a_path_that_there_is_not_is_refused(exchange, path):
     status, _ = await asyncio.to_thread(posted, exchange, "admin", path, "{}")
     assert status == 415
+
+
+async def test_a_translated_answer_may_take_long(exchange, heard_of):
+    """Longer than a caller is left alone before the door looks whether it is there still."""
+    async with exchange.client("440000", "app") as app:
+        tested = await heard_of(exchange, app)
+    number = {"type": "DOCUMENT_TYPE_RESIDENT_ID", "number": tested.document.number}
+    request = json.dumps({"document": number, "purpose": "PURPOSE_ENTRY_CHECK"})
+    exchange.signal(SICHUAN, signal.SIGSTOP)
+    try:
+        status, answer = await asyncio.to_thread(
+            posted, exchange, "app", RECOGNIZE, request, province="440000"
+        )
+    finally:
+        exchange.signal(SICHUAN, signal.SIGCONT)
+    assert (status, answer["decision"]["outcome"]) == (200, "OUTCOME_INDETERMINATE")
 
 
 def test_grpc_web_is_answered(exchange, people):
@@ -417,6 +451,18 @@ async def test_a_deadline_ends_the_work(exchange, door, waiting):
         await door.serve(scope(exchange, grpc_timeout="50m"), said.receive, said.send)
     assert said.refused().code == code_pb2.DEADLINE_EXCEEDED
     assert waiting.ended.is_set()
+
+
+async def test_a_call_that_was_looked_at_ends_in_trailers(exchange, door):
+    said = Said(body(frame(b"")))
+    looking = asyncio.create_task(door._look())
+    async with asyncio.timeout(10):
+        await door.serve(scope(exchange, grpc_timeout="2500m"), said.receive, said.send)
+    looking.cancel()
+    assert [each["type"].rpartition(".")[2] for each in said.sent] == [
+        *("start", "body", "body", "trailers")
+    ]
+    assert said.code() == "DEADLINE_EXCEEDED"
 
 
 @pytest.mark.parametrize("path", [METADATA, WATCH])
