@@ -15,11 +15,11 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP)  ## the main job: three provinces, 588 travellers
-	@$(BIN)/python scripts/demo.py
+demo: $(STAMP)  ## the main job: three provinces, 588 travellers; behind Envoy: make demo DOOR=envoy
+	@$(BIN)/python scripts/demo.py $(addprefix --door ,$(DOOR))
 
 up: $(STAMP)  ## leave the three provinces running; a whole exchange: make up PROVINCES=32
-	@$(BIN)/python scripts/demo.py up $(PROVINCES)
+	@$(BIN)/python scripts/demo.py up $(PROVINCES) $(addprefix --door ,$(DOOR))
 
 down: $(STAMP)
 	@test ! -d .demo/exchange || $(BIN)/tongxing exchange down --directory .demo/exchange

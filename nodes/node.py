@@ -8,7 +8,7 @@ import gc
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +31,7 @@ from nodes.audit.log import AuditLog
 from nodes.certificates import warn_daily
 from nodes.config import EMBEDDED, NodeConfig
 from nodes.deciding import Deciding
+from nodes.doors.envoy import EnvoyDoor
 from nodes.doors.grpcio import GrpcioDoor
 from nodes.embedded import EmbeddedValkey
 from nodes.foreign import ForeignFolder
@@ -68,9 +69,27 @@ from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
 from nodes.works import Works
 
-__all__ = ["check", "run", "running"]
+__all__ = ["CONTRACT", "check", "run", "running", "serve"]
 
 log = structlog.get_logger(__name__)
+
+CONTRACT = tuple(
+    each.descriptor
+    for each in (
+        AttestationService,
+        RecognitionService,
+        PeerService,
+        StatusListService,
+        PeeringService,
+        AppealService,
+        TrustService,
+        KeyService,
+        AuditService,
+    )
+)
+"""The services of a node."""
+
+_DOORS: dict[str, type[GrpcioDoor | EnvoyDoor]] = {"grpcio": GrpcioDoor, "envoy": EnvoyDoor}
 
 
 async def run(config: NodeConfig) -> None:
@@ -85,10 +104,24 @@ async def run(config: NodeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
             loop.add_signal_handler(number, stop.set)
+    await serve(config, stop)
+
+
+async def serve(
+    config: NodeConfig,
+    stop: asyncio.Event,
+    listens: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Run a node until the event is set, as `run` does until a signal.
+
+    :param listens: returns once those outside can call, where an open door is not all of it.
+    """
     async with running(config, stop.set) as port:
         # What is here now stays: to look through it again and again would hold calls up.
         gc.collect()
         gc.freeze()
+        if listens:
+            await listens()
         log.info("node.serving", province=config.province, port=port)
         await stop.wait()
         log.info("node.draining", seconds=config.drain_seconds)
@@ -189,7 +222,7 @@ async def running(
             clock=clock,
             revoked=syncs.revoked,
         )
-        door = GrpcioDoor(
+        door = _DOORS[config.door](
             province=config.province,
             listen=config.listen,
             tls=tls,

@@ -2,6 +2,7 @@
 
 `demo.py` plays it in a folder that it removes; `demo.py up` leaves provinces running under
 `.demo/exchange`, three or as many as its argument says: `tongxing exchange` shows and ends them.
+``--door envoy`` puts Envoy before them.
 """
 
 from __future__ import annotations
@@ -474,6 +475,11 @@ if __name__ == "__main__":
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, end)
     match sys.argv[1:]:
+        case [*rest, "--door", ("grpcio" | "envoy") as door]:
+            os.environ["TONGXING_DOOR"] = door
+        case rest:
+            pass
+    match rest:
         case [] | ["demo"]:
             command = demo
         case ["up"]:
@@ -481,7 +487,7 @@ if __name__ == "__main__":
         case ["up", count] if count.isdigit() and int(count) > 1:
             command = partial(up, int(count))
         case _:
-            sys.exit("usage: demo.py [demo | up [N]]")
+            sys.exit("usage: demo.py [demo | up [N]] [--door grpcio | envoy]")
     try:
         command()
     except TongxingError as error:

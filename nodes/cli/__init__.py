@@ -37,7 +37,7 @@ from nodes.cli import (
     usage,
 )
 
-__all__ = ["app", "main", "run"]
+__all__ = ["app", "explain", "main", "run"]
 
 app = typer.Typer(
     name="tongxing",
@@ -136,9 +136,18 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:  # noqa: BLE001 - the last line: a user is not shown a traceback
-        foreseen = isinstance(error, (TongxingError, OSError))
-        if os.environ.get("TONGXING_DEBUG") == "1" and not foreseen:
-            traceback.print_exc()
-        else:
-            output.print_error(output.told(error), state.form)
+        return explain(error, state.form)
+    return 1
+
+
+def explain(error: Exception, form: output.Form) -> int:
+    """Print what went wrong as one line on standard error.
+
+    :returns: the exit code.
+    """
+    foreseen = isinstance(error, (TongxingError, OSError))
+    if os.environ.get("TONGXING_DEBUG") == "1" and not foreseen:
+        traceback.print_exception(error)
+    else:
+        output.print_error(output.told(error), form)
     return 1

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nodes.cli import output
 
-__all__ = ["app", "serve"]
+if TYPE_CHECKING:
+    from nodes.config import NodeConfig
+
+__all__ = ["app", "log_failure", "serve"]
 
 app = typer.Typer(no_args_is_help=True, help="Run a province's node. 运行省级节点。")
 
@@ -22,10 +25,19 @@ def run(
     config: Annotated[Path, typer.Option(help="The node's TOML file. 节点配置文件。")],
 ) -> None:
     """Run a node until SIGTERM, then drain it. 运行节点，收到 SIGTERM 后平稳退出。"""
+    import uvloop
+
     from nodes import config as configuration
     from nodes import node
 
-    serve("node", lambda: configuration.load(config), node.run)
+    def start(loaded: NodeConfig) -> None:
+        if loaded.door == "envoy":
+            from nodes.doors import envoy
+
+            envoy.become("nodes.cli.hosted:app", config, loaded, node.CONTRACT)
+        uvloop.run(node.run(loaded))
+
+    serve("node", lambda: configuration.load(config), start)
 
 
 @app.command(short_help="See that a node would start. 检查节点能否启动。")
@@ -48,19 +60,12 @@ def check(
     typer.echo(f"可以启动 {config} is in order: the node of {loaded.province} on {loaded.listen}")
 
 
-def serve(
-    name: str, load: Callable[[], Any], run: Callable[[Any], Coroutine[Any, Any, None]]
-) -> None:
+def serve(name: str, load: Callable[[], Any], run: Callable[[Any], None]) -> None:
     """Run a node or a registry to its end; what it fails with is a line of its log.
-
-    At a terminal, and where the log is for a person, the command line tells it as any other error.
 
     :param name: in the log: ``node``, ``registry``.
     :param load: gives the configuration, which ``run`` takes.
     """
-    import structlog
-    import uvloop
-
     from nodes import telemetry
 
     form = "json"
@@ -68,18 +73,34 @@ def serve(
         loaded = load()
         form = loaded.log.form
         telemetry.configure(loaded.log.level, form)
-        uvloop.run(run(loaded))
+        run(loaded)
     except Exception as error:
-        debugged = os.environ.get("TONGXING_DEBUG") == "1"
-        if form != "json" or sys.stderr.isatty() or debugged:
+        if not log_failure(name, error, form):
             raise
-        telemetry.configure("error", form)
-        told = output.told(error)
-        structlog.get_logger(__name__).error(
-            f"{name}.failed",
-            reason=told.reason,
-            field=told.field,
-            message=told.message,
-            remedy=told.remedy,
-        )
         raise typer.Exit(1) from None
+
+
+def log_failure(name: str, error: Exception, form: str) -> bool:
+    """Tell an error as a line of the log.
+
+    :param form: of the log.
+    :returns: False at a terminal, and where the log is for a person: the command line is to tell it
+        as any other.
+    """
+    import structlog
+
+    from nodes import telemetry
+
+    debugged = os.environ.get("TONGXING_DEBUG") == "1"
+    if form != "json" or sys.stderr.isatty() or debugged:
+        return False
+    telemetry.configure("error", form)
+    told = output.told(error)
+    structlog.get_logger(__name__).error(
+        f"{name}.failed",
+        reason=told.reason,
+        field=told.field,
+        message=told.message,
+        remedy=told.remedy,
+    )
+    return True

@@ -22,6 +22,12 @@ def run(
     config: Annotated[Path, typer.Option(help="The registry's TOML file. 登记处配置文件。")],
 ) -> None:
     """Run the registry until SIGTERM (运行登记处)."""
+    import uvloop
+
     from nodes import registry, settings
 
-    serve("registry", lambda: settings.read(config, registry.RegistryConfig), registry.run)
+    serve(
+        "registry",
+        lambda: settings.read(config, registry.RegistryConfig),
+        lambda loaded: uvloop.run(registry.run(loaded)),
+    )

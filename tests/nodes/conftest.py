@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,6 +20,27 @@ from nodes.store.connection import Connection
 from nodes.trial import TrialExchange
 
 PROVINCES = ("510000", "440000", "310000")
+DOORS = ("grpcio", "envoy")
+THROUGH_BOTH = {
+    "test_authorization",
+    "test_bad_input",
+    "test_door",
+    "test_exchange",
+    "test_tls_reload",
+}
+"""Modules whose ``exchange`` stands behind each of the doors: who holds both to the contract."""
+
+
+def pytest_generate_tests(metafunc):
+    if "exchange" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        if module in THROUGH_BOTH:
+            metafunc.parametrize("exchange", DOORS, indirect=True)
+
+
+def door_of(request):
+    """The door that a fixture's exchange stands behind."""
+    return getattr(request, "param", "grpcio")
 
 
 def unconstrained(domain: str) -> Authority:
@@ -55,18 +78,34 @@ def rogue() -> Authority:
 
 
 @pytest.fixture(scope="session")
-def exchange(tmp_path_factory, invented, rogue, no_traces):
-    """Sichuan, Guangdong and Shanghai, each a process; what they log is held against `people`."""
-    issuers = dict.fromkeys(PROVINCES, (invented.ISSUER_CREDIT_CODE,))
-    trial = TrialExchange(tmp_path_factory.mktemp("exchange"), PROVINCES, issuers=issuers)
-    shanghai = trial.trust().profile("310000")
-    trial.publish(
-        dataclasses.replace(shanghai, tls_ca=shanghai.tls_ca + rogue.certificate.decode())
-    )
-    with trial:
-        trial.start(environment={"TONGXING_LOG__LEVEL": "debug"})
-        yield trial
-    no_traces(trial)
+def behind(tmp_path_factory, invented, rogue, no_traces):
+    """Starts, once, Sichuan, Guangdong and Shanghai behind a door, each a process.
+
+    What they log is held against `people` at the end.
+    """
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def started(door):
+            issuers = dict.fromkeys(PROVINCES, (invented.ISSUER_CREDIT_CODE,))
+            trial = TrialExchange(tmp_path_factory.mktemp(door), PROVINCES, issuers=issuers)
+            shanghai = trial.trust().profile("310000")
+            trial.publish(
+                dataclasses.replace(shanghai, tls_ca=shanghai.tls_ca + rogue.certificate.decode())
+            )
+            trial.door = door
+            stack.callback(no_traces, trial)
+            stack.enter_context(trial)
+            trial.start(environment={"TONGXING_LOG__LEVEL": "debug", "TONGXING_DOOR": door})
+            return trial
+
+        yield started
+
+
+@pytest.fixture(scope="session")
+def exchange(request, behind):
+    """Sichuan, Guangdong and Shanghai, each a process."""
+    return behind(door_of(request))
 
 
 @pytest.fixture

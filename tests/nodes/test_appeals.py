@@ -450,7 +450,7 @@ async def test_another_provinces_node_can_bring_only_its_own(exchange, parties, 
         (lying(attestation_id=""), [token], "INVALID_FIELD"),
         (lying(attestation_id="", receipt=b"rubbish"), [token], "MALFORMED_OBJECT"),
         (lying(receipt=b"rubbish"), [token], "MALFORMED_OBJECT"),
-        (lying(statement=next(iter(people.numbers))), [token], "INVALID_FIELD"),
+        (lying(statement=people.document().number), [token], "INVALID_FIELD"),
         (
             lying(attestation_id="", receipt=signed_receipt(exchange, SHANGHAI)),
             [token],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
 import subprocess
@@ -29,13 +30,15 @@ CHECK = Purpose.PURPOSE_ENTRY_CHECK
 MALFORMED = ("INVALID_ARGUMENT", "INVALID_FIELD")
 
 FAULTY = """
-import asyncio, sys
+import asyncio, os, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from exchange.trust import refresh
 from exchange.v1 import attestation_service_pb2 as pb
-from nodes import telemetry
-from nodes.doors.grpcio import GrpcioDoor, TlsFiles
+from nodes import config, telemetry
+from nodes.doors import envoy
+from nodes.doors.grpcio import GrpcioDoor
+from nodes.tlsfiles import TlsFiles
 
 class Faulty:
     descriptor = pb.DESCRIPTOR.services_by_name["AttestationService"]
@@ -63,20 +66,29 @@ class Faulty:
     async def get_attestation(self, request, call):
         return None
 
-async def main():
-    directory, form = Path(sys.argv[1]), sys.argv[2]
+async def run(file, stop, listens, make=envoy.EnvoyDoor):
+    directory, form, cache = Path(file).parents[1], os.environ["FORM"], Path(os.environ["CACHE"])
     telemetry.configure("debug", form)
     home, trust = directory / "510000", directory / "trust"
-    door = GrpcioDoor(
+    door = make(
         province="510000", listen="127.0.0.1:0", services=[Faulty()],
         tls=TlsFiles(home / "node.pem", home / "node-key.pem"), clock=lambda: datetime.now(UTC),
     )
-    door.follow(refresh.load(trust, (trust / "1.root.json").read_bytes(), Path(sys.argv[3])))
-    print(await door.open(), flush=True)
+    door.follow(refresh.load(trust, (trust / "1.root.json").read_bytes(), cache))
+    port = await door.open()
+    await listens()
+    print(port, flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await door.close(1)
+    return 0
 
-asyncio.run(main())
+app = envoy.Hosted(run)
+
+if __name__ == "__main__":
+    file, door = Path(sys.argv[1]), sys.argv[2]
+    if door == "envoy":
+        envoy.become("faulty:app", file, config.load(file))
+    asyncio.run(run(file, None, lambda: asyncio.sleep(0), GrpcioDoor))
 """
 
 
@@ -184,13 +196,22 @@ async def test_who_does_not_read_its_answers_is_not_read_from(exchange, people):
 @pytest.fixture(params=["json", "console"])
 def faulty(request, exchange, tmp_path):
     """A door to a service with faults, in a process of its own: its port and its log."""
-    log = tmp_path / "log"
+    log, module = tmp_path / "log", tmp_path / "faulty.py"
+    module.write_text(FAULTY)
+    node = exchange.directory / "510000" / "node.toml"
+    own = {
+        "FORM": request.param,
+        "CACHE": str(tmp_path / "cache"),
+        "TONGXING_LISTEN": "127.0.0.1:0",
+        "TONGXING_DATA": str(tmp_path / "data"),
+    }
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-c", FAULTY, exchange.directory, request.param, tmp_path / "cache"],
+            [sys.executable, module, node, exchange.door],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=file,
+            env={**os.environ, **own},
         )
         with process:
             yield process.stdout.readline().decode().strip(), log

@@ -30,6 +30,7 @@ from nodes.setup import Member, initialise
 from nodes.trial import TrialExchange, free_ports, wait_until
 
 CHECK = Purpose.PURPOSE_ENTRY_CHECK
+RUN = (sys.executable, "-m", "nodes.cli", "node", "run", "--config")
 STREAM = "/tongxing.v1.AttestationService/PublishAttestations"
 
 START = """
@@ -45,15 +46,14 @@ sys.exit(cli.run(["node", verb, "--config", config]))
 
 
 BROKEN = """
-import sys
-from nodes import cli, node
+from nodes import node
 
 async def broken(*_):
     raise RuntimeError("broken by the test")
 
 node.warn_daily = broken
-sys.exit(cli.run(["node", "run", "--config", sys.argv[1]]))
 """
+"""A sitecustomize: it reaches a node in whatever process it runs."""
 
 
 def alive(pid):
@@ -151,7 +151,7 @@ def second(lone):
     (port,) = free_ports(1)
     config = lone.directory / "510000" / "node.toml"
     with subprocess.Popen(
-        [sys.executable, "-m", "nodes.cli", "node", "run", "--config", config],
+        [*RUN, config],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -168,8 +168,15 @@ def another(tmp_path_factory, invented):
     return TrialExchange(tmp_path_factory.mktemp("another"), ["510000"], issuers=issuers)
 
 
+@pytest.fixture(params=["grpcio", "envoy"])
+def door(request, monkeypatch):
+    """The door that nodes stand behind from here on."""
+    monkeypatch.setenv("TONGXING_DOOR", request.param)
+    return request.param
+
+
 @pytest.fixture
-def stopped(another):
+def stopped(another, door):
     """An exchange of Sichuan alone, which a test starts and stops."""
     with another:
         yield another
@@ -432,10 +439,16 @@ def test_a_node_without_calls_stops_at_once(stopped, number):
     assert time.monotonic() - began < 15, "it waited out its drain time"
 
 
-def test_a_work_that_fails_stops_the_node_in_order(another):
-    config = another.directory / "510000" / "node.toml"
-    command = [sys.executable, "-c", BROKEN, config]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+def test_a_work_that_fails_stops_the_node_in_order(another, door, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(BROKEN)
+    ended = subprocess.run(
+        [*RUN, another.directory / "510000" / "node.toml"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
     assert ended.returncode == 1, ended.stderr
     lines = ended.stderr.splitlines()
     told = [line for line in lines if "node.task_failed" in line or "node.draining" in line]

@@ -18,7 +18,7 @@ from exchange.errors import (
     IdTakenError,
     InvalidFieldError,
     RevokedError,
-    StoreUnavailableError,
+    TrustListError,
 )
 from exchange.keys import PrivateKey
 from exchange.subjects import EpochKey
@@ -331,7 +331,7 @@ async def test_a_node_that_cannot_open_an_epoch_says_so_and_lets_no_green_pass(
     assert (await app.recognize(red.document, CHECK)).outcome == NOT_RECOGNIZED
 
     exchange.stop(GUANGDONG)
-    with pytest.raises(StoreUnavailableError, match=r"identity\.seal_key.*not for 440000"):
+    with pytest.raises(TrustListError, match=r"identity\.seal_key.*not for 440000"):
         exchange.start(GUANGDONG)
 
     profile = exchange.trust().profile(GUANGDONG)

@@ -33,10 +33,11 @@ SICHUAN, GUANGDONG = "510000", "440000"
 DAY = timedelta(days=1)
 NODE = Identity(SICHUAN, Role.NODE, "node-1")
 APP = "tianfujiankangtong"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # no settings
 
 
 @pytest.fixture(scope="module")
-def exchange(tmp_path_factory, invented, no_traces):
+def exchange(request, tmp_path_factory, invented, no_traces):
     trial = TrialExchange(
         tmp_path_factory.mktemp("tls"),
         (SICHUAN, GUANGDONG),
@@ -45,6 +46,7 @@ def exchange(tmp_path_factory, invented, no_traces):
     with trial:
         trial.start(
             environment={
+                "TONGXING_DOOR": getattr(request, "param", "grpcio"),
                 "TONGXING_TRUST__POLL_SECONDS": "0.1",
                 "TONGXING_IDENTITY__POLL_SECONDS": "0.1",
                 "TONGXING_CONNECTIONS__AGE_SECONDS": "1",
@@ -85,6 +87,7 @@ def shown(exchange, province=SICHUAN, *, who="app", roots=b"", directory=None):
         socket.create_connection((host, int(port)), timeout=5) as plain,
         context.wrap_socket(plain, server_hostname=server_name(province)) as tls,
     ):
+        tls.sendall(PREFACE)
         if not tls.recv(1):  # in TLS 1.3 a refused client hears of it only when it reads
             raise ConnectionError("refused")
         return x509.load_der_x509_certificate(tls.getpeercert(binary_form=True)).serial_number
