@@ -42,6 +42,7 @@ _BOOTSTRAP, _PAIR, _AUTHORITIES, _ADMIN = "envoy.json", "pair.json", "authoritie
 _ADMIN_SECONDS: Final = 1.0
 _PATIENCE: Final = "10s"
 """What a caller has for its handshake, and for the head of a request."""
+_NEVER: Final = 1 << 32
 _API: Final = "type.googleapis.com/envoy.extensions"
 
 
@@ -148,6 +149,16 @@ def _bootstrap(
     return {
         "node": {"id": config.province, "cluster": "tongxing"},  # SDS asks for names
         "admin": {"address": {"pipe": {"path": _ADMIN, "mode": 0o600}}},
+        # Envoy ends a connection of which many calls are given up soon: who is overloaded would
+        # lose with them all that could still be answered. Here callers are known by name.
+        "layered_runtime": {
+            "layers": [
+                {
+                    "name": "door",
+                    "static_layer": {"overload": {"premature_reset_total_stream_count": _NEVER}},
+                }
+            ]
+        },
         "overload_manager": {
             "resource_monitors": [
                 {

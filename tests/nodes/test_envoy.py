@@ -41,6 +41,7 @@ LIST_KEYS = "/tongxing.v1.KeyService/ListKeys"
 CHECK = "/grpc.health.v1.Health/Check"
 FORGED = "x-forwarded-client-cert"
 METADATA = "/tongxing.v1.TrustService/GetTrustMetadata"
+PUBLISH = "/tongxing.v1.AttestationService/PublishAttestations"
 WATCH = "/tongxing.v1.TrustService/WatchTrust"
 CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
@@ -98,6 +99,23 @@ async def test_compressed_messages_are_read(exchange):
         plain = await call(request, timeout=10)
         for how in (grpc.Compression.Gzip, grpc.Compression.Deflate):
             assert await call(request, timeout=10, compression=how) == plain
+
+
+async def test_callers_who_give_up_in_a_crowd_cut_nobody_off(exchange):
+    """By default Envoy ends a connection of which more than 500 calls were given up unanswered."""
+    async with exchange.client(SICHUAN, "issuer") as issuer:
+        channel = issuer._channel
+        known = {"request": pb.GetTrustMetadataRequest(), "response": pb.GetTrustMetadataResponse}
+        staying = channel.unary_stream(WATCH)(pb.WatchTrustRequest().SerializeToString())
+        await staying.read()
+        for _ in range(14):
+            waiting = [channel.stream_stream(PUBLISH)() for _ in range(50)]
+            await issuer.call("TrustService/GetTrustMetadata", **known)  # so those are there too
+            for call in waiting:
+                call.cancel()
+        await issuer.call("TrustService/GetTrustMetadata", **known)
+        assert not staying.done()
+        staying.cancel()
 
 
 def posted(exchange, who, path, data, content="application/json", *more, province=SICHUAN):
