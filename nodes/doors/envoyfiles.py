@@ -122,6 +122,8 @@ def _bootstrap(
         "max_request_headers_kb": 16,
         "common_http_protocol_options": {"max_connection_duration": f"{age:.3f}s"},
         "http2_protocol_options": {
+            "stream_reset_burst": _NEVER,  # as below, by its codec
+            "stream_reset_rate": _NEVER,
             "initial_stream_window_size": 1024 * 1024,
             "initial_connection_window_size": 4 * 1024 * 1024,
             "connection_keepalive": {"interval": "60s", "timeout": "20s"},
