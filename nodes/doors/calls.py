@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Callable, Iterable
@@ -16,10 +17,17 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
 
 from exchange import status
-from exchange.errors import DeadlineError, InternalError, InvalidFieldError, TongxingError
+from exchange.errors import (
+    DeadlineError,
+    InternalError,
+    InvalidFieldError,
+    OverloadedError,
+    TongxingError,
+)
 from exchange.trust.trustlist import TrustList
 from nodes.authorization import Authorization
 from nodes.call import Call
+from nodes.doors.shares import Shares
 from nodes.doors.standard import HealthService, ReflectionService
 from nodes.identity import IdentityVerifier
 from nodes.services.validation import check
@@ -97,6 +105,7 @@ class Reception:
         self._log = log.bind()  # once: to find out what is logged costs more than not to log it
         self._authorization = Authorization(province, [each.descriptor for each in contract])
         self._identities = IdentityVerifier({})
+        self.shares = Shares()
         self.health = HealthService()
         standard: list[Service] = [self.health]
         names = [each.descriptor.full_name for each in (*contract, *standard)]
@@ -164,7 +173,15 @@ def refusal(error: Exception, path: str, called_as: str) -> status_pb2.Status:
     if not isinstance(error, TongxingError):
         log.error("call.failed", method=path, request_id=called_as, exc_info=error)
         error = InternalError("a fault of the node", remedy=f"ask its operator about {called_as}")
+    if isinstance(error, OverloadedError):
+        # Made once, and not logged: to refuse must cost little, or no time is left to answer.
+        return _overloaded(error.message, error.remedy, error.field)
     answer = status.to_status(error, request_id=called_as)
     level = log.error if answer.code == code_pb2.INTERNAL else log.info
     level("call.refused", method=path, request_id=called_as, reason=error.reason, why=str(error))
     return answer
+
+
+@functools.lru_cache(maxsize=64)
+def _overloaded(message: str, remedy: str, field: str) -> status_pb2.Status:
+    return status.to_status(OverloadedError(message, field=field, remedy=remedy))

@@ -231,7 +231,9 @@ class EnvoyDoor:
         elif method.gives_stream:
             await stream.give_all(method.serve(method.read(message), call))
         else:
-            await stream.give(await method.serve(method.read(message), call), last=True)
+            with self._reception.shares.hold(call.caller.role):
+                answer = await method.serve(method.read(message), call)
+            await stream.give(answer, last=True)
         await stream.finish()
 
 

@@ -169,13 +169,14 @@ class _Wrapped:
 
     def _unary(self) -> Callable[[bytes, Context], Awaitable[bytes]]:
         method = self._method
-        serve, read = method.serve, method.read
+        serve, read, shares = method.serve, method.read, self._reception.shares
 
         async def handle(data: bytes, context: Context) -> bytes:
             called_as = _request_id(context)
             try:
                 call = self._admit(context, called_as)
-                answer = await serve(read(data), call)
+                with shares.hold(call.caller.role):
+                    answer = await serve(read(data), call)
                 return answer if type(answer) is bytes else answer.SerializeToString()
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status
                 await _refuse(error, method.path, context, called_as)

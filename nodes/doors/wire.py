@@ -6,6 +6,7 @@ Source: the specification "gRPC over HTTP2" and its list of compression and stat
 from __future__ import annotations
 
 import base64
+import functools
 import re
 import zlib
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ def frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def trailers(code: int, message: str = "", details: bytes = b"") -> list[tuple[bytes, bytes]]:
+@functools.lru_cache(maxsize=256)
+def trailers(code: int, message: str = "", details: bytes = b"") -> tuple[tuple[bytes, bytes], ...]:
     """How a call ends.
 
     :param details: a google.rpc.Status, serialised.
@@ -64,7 +66,7 @@ def trailers(code: int, message: str = "", details: bytes = b"") -> list[tuple[b
         ended.append((b"grpc-message", quote(message, safe=_PLAIN).encode()))
     if details:
         ended.append((DETAILS_KEY.encode(), base64.b64encode(details).rstrip(b"=")))
-    return ended
+    return tuple(ended)
 
 
 class Frames:

@@ -25,14 +25,16 @@ from urllib.parse import quote
 
 import grpc
 import pytest
-from google.rpc import code_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 from hypothesis import given, strategies
 
 from exchange.errors import InvalidFieldError
 from exchange.v1 import trust_service_pb2 as pb
 from nodes.doors.calls import LARGEST_REQUEST
 from nodes.doors.envoy import EnvoyDoor, Hosted, require
+from nodes.doors.shares import Shares
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
+from nodes.identity import Role
 from nodes.tlsfiles import TlsFiles
 from nodes.trial import TrialExchange
 
@@ -500,6 +502,28 @@ async def test_a_deadline_ends_the_work(exchange, door, waiting):
     assert waiting.ended.is_set()
 
 
+async def test_a_crowd_is_refused_at_once_and_an_admin_is_not(exchange, door, waiting):
+    door._reception.shares = Shares({Role.APP: 1})
+    crowd = scope(exchange, grpc_timeout="5S")
+    first = Said(body(frame(b"")))
+    serving = asyncio.create_task(door.serve(crowd, first.receive, first.send))
+    await waiting.begun.wait()
+    async with asyncio.timeout(3):
+        beyond = Said(body(frame(b"")))
+        await door.serve(crowd, beyond.receive, beyond.send)
+        refused = beyond.refused()
+        assert refused.code == code_pb2.RESOURCE_EXHAUSTED
+        retry = error_details_pb2.RetryInfo()
+        assert any(each.Unpack(retry) for each in refused.details)
+        assert retry.retry_delay.seconds == 1
+        admin = Said(body(frame(b"")))
+        own = scope(exchange, caller=named(pem(exchange, "admin")), grpc_timeout="50m")
+        await door.serve(own, admin.receive, admin.send)
+        assert admin.refused().code == code_pb2.DEADLINE_EXCEEDED
+    serving.cancel()
+    await asyncio.wait({serving})
+
+
 async def test_a_call_that_was_looked_at_ends_in_trailers(exchange, door):
     said = Said(body(frame(b"")))
     looking = asyncio.create_task(door._look())
@@ -581,11 +605,11 @@ def test_a_timeout_has_its_unit():
 
 
 def test_trailers_are_ascii():
-    assert trailers(3, "名 50%\n", b"\xff\xfe") == [
+    assert trailers(3, "名 50%\n", b"\xff\xfe") == (
         (b"grpc-status", b"3"),
         (b"grpc-message", b"%E5%90%8D 50%25%0A"),
         (b"grpc-status-details-bin", b"//4"),
-    ]
+    )
 
 
 def test_a_machine_without_envoy_is_told_what_to_install(monkeypatch):
