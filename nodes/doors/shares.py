@@ -7,14 +7,13 @@ that nobody waits for any more, and answers none in time.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from exchange.errors import OverloadedError
 from nodes.identity import Role
+from nodes.services.limits import Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 __all__ = ["MOST", "Shares"]
 
@@ -29,23 +28,12 @@ class Shares:
     """
 
     def __init__(self, most: dict[Role, int] = MOST) -> None:
-        self._most = most
-        self._held: Counter[Role] = Counter()
+        self._limits = {role: Limit("calls", total=total) for role, total in most.items()}
 
-    @contextlib.contextmanager
-    def hold(self, role: Role) -> Iterator[None]:
+    def hold(self, role: Role) -> AbstractContextManager[None]:
         """Hold a place for as long as the context lasts.
 
-        :raises OverloadedError: all places of the role are taken.
+        :raises OverloadedError: on entering, all places of the role are taken.
         """
-        held = self._held
-        if held[role] >= self._most.get(role, held[role] + 1):
-            raise OverloadedError(
-                f"the node has {self._most[role]} calls under way for callers like this one",
-                remedy="try again in a second, or at another of the province's addresses",
-            )
-        held[role] += 1
-        try:
-            yield
-        finally:
-            held[role] -= 1
+        limit = self._limits.get(role)
+        return contextlib.nullcontext() if limit is None else limit.hold(role)

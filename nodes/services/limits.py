@@ -18,11 +18,11 @@ class Limit:
     """Counts who holds something now; nothing is kept of those who hold nothing.
 
     :param what: it, in the plural, for the error.
-    :param each: how many one caller may hold.
-    :param total: how many all may hold together; None for no such bound.
+    :param each: how many one caller may hold; None for no such bound.
+    :param total: how many all may hold together; likewise.
     """
 
-    def __init__(self, what: str, *, each: int, total: int | None = None) -> None:
+    def __init__(self, what: str, *, each: int | None = None, total: int | None = None) -> None:
         self._what = what
         self._each = each
         self._total = total
@@ -34,7 +34,7 @@ class Limit:
 
         :raises OverloadedError: the caller, or all together, hold enough.
         """
-        if self._held[caller] >= self._each:
+        if self._each is not None and self._held[caller] >= self._each:
             raise OverloadedError(
                 f"this caller has {self._each} of the {self._what} that it may have at once",
                 remedy="wait until one of them has ended",

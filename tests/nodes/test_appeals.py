@@ -1088,6 +1088,18 @@ async def test_what_waits_is_asked_about_in_turns(box, liar, courier, monkeypatc
     assert max(len(call.appeals) for call in liar.calls) == 2
 
 
+async def delivered_at_once(box, courier):
+    """File an appeal, and wait until the courier has delivered it."""
+    filed = kept(answering=GUANGDONG)
+    await box.file(filed)
+    courier.wake()
+
+    async def delivered():
+        return (await box.get(filed.appeal.id.bytes)).appeal.state is State.DELIVERED
+
+    await until("it is delivered", delivered)
+
+
 async def test_what_is_filed_makes_nobody_be_asked_sooner(box, liar, courier):
     waiting = kept(answering=GUANGDONG)
     await box.file(waiting)
@@ -1095,14 +1107,7 @@ async def test_what_is_filed_makes_nobody_be_asked_sooner(box, liar, courier):
     liar.say = honest
     made = courier(poll_seconds=3600)
     for _ in range(3):
-        filed = kept(answering=GUANGDONG)
-        await box.file(filed)
-        made.wake()
-
-        async def delivered(id_=filed.appeal.id.bytes):
-            return (await box.get(id_)).appeal.state is State.DELIVERED
-
-        await until("it is delivered", delivered)
+        await delivered_at_once(box, made)
     asked = [each.appeal.appeal_id for call in liar.calls for each in call.appeals]
     assert asked.count(str(waiting.appeal.id)) == 1
 
@@ -1152,14 +1157,7 @@ async def test_what_is_filed_goes_at_once(box, liar, courier):
     liar.say = honest
     made = courier(poll_seconds=3600)
     for _ in range(2):
-        filed = kept(answering=GUANGDONG)
-        await box.file(filed)
-        made.wake()
-
-        async def delivered(id_=filed.appeal.id.bytes):
-            return (await box.get(id_)).appeal.state is State.DELIVERED
-
-        await until("it is delivered", delivered)
+        await delivered_at_once(box, made)
 
 
 def test_calls_stay_below_what_a_door_takes():

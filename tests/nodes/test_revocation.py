@@ -434,16 +434,21 @@ class SlowStore:
             self.walking -= 1
 
 
-async def test_a_walk_that_was_broken_off_is_not_recorded_as_less_than_it_did():
-    store, recorded = SlowStore(), Recorded()
-    service = AttestationService(
+def service_of(store, audit):
+    """A service that only revokes."""
+    return AttestationService(
         store=store,
         publisher=None,
         verifier=None,
         trust=None,
         clock=lambda: datetime.now(UTC),
-        audit=recorded,
+        audit=audit,
     )
+
+
+async def test_a_walk_that_was_broken_off_is_not_recorded_as_less_than_it_did():
+    store, recorded = SlowStore(), Recorded()
+    service = service_of(store, recorded)
     request = pb.RevokeIssuerAttestationsRequest(credit_code=OTHER, reason=REASON)
     request.sample_start_time.FromDatetime(datetime.now(UTC) - timedelta(days=1))
     request.sample_end_time.FromDatetime(datetime.now(UTC))
@@ -458,14 +463,7 @@ async def test_a_walk_that_was_broken_off_is_not_recorded_as_less_than_it_did():
 @pytest.mark.parametrize("many", [False, True])
 async def test_a_revocation_is_recorded_though_its_caller_hangs_up(store, many):
     recorded = Recorded()
-    service = AttestationService(
-        store=store,
-        publisher=None,
-        verifier=None,
-        trust=None,
-        clock=lambda: datetime.now(UTC),
-        audit=recorded,
-    )
+    service = service_of(store, recorded)
     call = Call(Identity(SICHUAN, Role.ADMIN, "chen"), "request-1")
     records = [new() for _ in range(12)]
     for record in records:
@@ -492,14 +490,7 @@ async def test_a_revocation_is_recorded_though_its_caller_hangs_up(store, many):
 
 async def test_more_walks_than_the_node_or_a_caller_may_have_are_refused():
     store = SlowStore()
-    service = AttestationService(
-        store=store,
-        publisher=None,
-        verifier=None,
-        trust=None,
-        clock=lambda: datetime.now(UTC),
-        audit=Recorded(),
-    )
+    service = service_of(store, Recorded())
     request = pb.RevokeIssuerAttestationsRequest(
         credit_code=OTHER, reason=REASON, validate_only=True
     )
