@@ -61,22 +61,32 @@ class Checker:
         :param receipt: whether a receipt was asked for.
         :raises BadSignatureError: the node calls accepted what does not verify, a view differs
             from its bytes, or the receipt says something else.
+        :raises ExpiredError: all that the node accepted has ended by this clock; or
+            `FutureTimeError`, where all of it is ahead.
         """
         decision.DiscardUnknownFields()  # nobody here can check them
-        accepted = False
+        accepted, apart = False, None
         for piece in decision.evidence:
             view = piece.attestation
             if view == types_pb2.Attestation(signed=view.signed):
                 continue  # bytes alone say nothing
             try:
                 self.attestation(view)
-            except (ExpiredError, FutureTimeError):
+            except (ExpiredError, FutureTimeError) as error:
                 # By this clock it counts no more, or not yet. Each province can send such a piece
                 # with every answer, and must not thereby break what rests on others.
                 view.CopyFrom(types_pb2.Attestation(signed=view.signed))
+                if piece.verdict == pb.VERDICT_ACCEPTED:
+                    apart = error
                 continue
             accepted |= piece.verdict == pb.VERDICT_ACCEPTED
         if _passes(decision) and not accepted:
+            if apart is not None:  # an honest node's evidence may end on the way
+                apart.field, apart.remedy = (
+                    "decision.evidence",
+                    "ask again; else compare the clocks",
+                )
+                raise apart
             raise BadSignatureError("recognised without verifiable evidence", field="decision")
         if receipt:
             shown = [(p.sent_by, p.verdict, p.attestation.signed) for p in decision.evidence]

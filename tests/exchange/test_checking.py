@@ -17,7 +17,13 @@ from exchange.codes import base45, hc1, healthcode
 from exchange.codes import views as code_views
 from exchange.codes.healthcode import HealthCodeVerifier
 from exchange.codes.judging import judge
-from exchange.errors import BadSignatureError, ExpiredError, TongxingError, UnknownIssuerError
+from exchange.errors import (
+    BadSignatureError,
+    ExpiredError,
+    FutureTimeError,
+    TongxingError,
+    UnknownIssuerError,
+)
 from exchange.keys import Algorithm, PrivateKey
 from exchange.recognition import Decision, Reply, recognize
 from exchange.rules import RuleBook
@@ -217,8 +223,18 @@ def test_a_province_cannot_break_a_decision_by_what_is_at_the_edge_of_its_time(
     kept, bare = (piece.attestation for piece in decision.evidence)
     assert kept.HasField("fact")
     assert bare == types_pb2.Attestation(signed=at_edge)
-    with pytest.raises(BadSignatureError, match="without verifiable evidence"):
+    # Nothing else speaks for it: no forgery, and no green either.
+    with pytest.raises(ExpiredError if clock == "later" else FutureTimeError) as caught:
         looks.decision(views.decision_to_proto(decided(world, at_edge)))
+    assert (caught.value.field, bool(caught.value.remedy)) == ("decision.evidence", True)
+
+
+def test_a_green_without_any_evidence_that_verifies_is_refused(world: Any) -> None:
+    made = views.decision_to_proto(decided(world, world.signed()))
+    for piece in made.evidence:
+        piece.attestation.CopyFrom(types_pb2.Attestation(signed=piece.attestation.signed))
+    with pytest.raises(BadSignatureError, match="without verifiable evidence"):
+        checker(world).decision(made)
 
 
 # --- judging --------------------------------------------------------------------------------
