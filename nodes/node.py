@@ -68,6 +68,7 @@ from nodes.store.stores import Stores
 from nodes.subjects import SubjectKeys, read_seal_keys
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
+from nodes.worker import Worker
 from nodes.works import Works
 
 __all__ = ["CONTRACT", "check", "run", "running", "serve"]
@@ -164,9 +165,11 @@ async def running(
 
     :param failed: called when one of its works failed: leave then. Leaving raises the error.
     """
-    clock = _clock
+    clock, worker = _clock, Worker.here()
     _private_directory(config.data)
-    given = await _given(config, clock, config.data / "trust", config.data / "keys")
+    own = worker.folder(config.data)
+    _private_directory(own)
+    given = await _given(config, clock, own / "trust", config.data / "keys")
     keyring, role_signer, registry = given.keyring, given.role_signer, given.registry
     keeper, subjects, tls, foreign = given.keeper, given.subjects, given.tls, given.foreign
 
@@ -305,7 +308,7 @@ async def running(
             warn_daily(tls, keeper.current, config.province, clock),
             keeper.watch_folder(),
         )
-        if registry and role_signer:
+        if registry and role_signer and worker.first:
             works.start(Rotation(steps, _schedule(config), clock).run())
         if registry:
             works.start(TrustFollower(keeper, registry, peers).run())

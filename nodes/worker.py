@@ -1,0 +1,53 @@
+"""Which of a node's processes this one is: some processes may serve one province's port together."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from exchange.errors import InvalidFieldError
+
+__all__ = ["VARIABLE", "Worker"]
+
+VARIABLE: Final = "TONGXING_WORKER"
+"""The environment variable by which whoever starts several tells each its place: ``1/4``."""
+
+_FORM: Final = re.compile(r"(\d{1,3})/(\d{1,3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process's place among those of its node.
+
+    :param number: from 0; the first does what must be done once a node.
+    :param of: how many there are.
+    """
+
+    number: int = 0
+    of: int = 1
+
+    @classmethod
+    def here(cls) -> Worker:
+        """Give this process's place, from the environment; by default it is the only one.
+
+        :raises InvalidFieldError: the variable says nothing that can be.
+        """
+        said = os.environ.get(VARIABLE)
+        if said is None:
+            return cls()
+        found = _FORM.fullmatch(said)
+        if found is None or int(found[1]) >= int(found[2]):
+            raise InvalidFieldError(f"not a number of so many: {said!r}", field=VARIABLE)
+        return cls(int(found[1]), int(found[2]))
+
+    @property
+    def first(self) -> bool:
+        """Whether it does what must be done once a node."""
+        return self.number == 0
+
+    def folder(self, data: Path) -> Path:
+        """Where it keeps what is its own: the first in ``data`` itself, as if it were alone."""
+        return data if self.first else data / "workers" / str(self.number)
