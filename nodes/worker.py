@@ -1,4 +1,4 @@
-"""Which of a node's processes this one is: some processes may serve one province's port together."""
+"""Which of a node's processes this one is: several may serve one province's port together."""
 
 from __future__ import annotations
 
