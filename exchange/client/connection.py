@@ -163,8 +163,12 @@ class Connection:
         await asyncio.gather(*(link.close() for link in self._links))
 
     @property
+    def _link(self) -> Link:
+        return self._links[0]
+
+    @property
     def _channel(self) -> grpc.aio.Channel:
-        return self._links[0].channel
+        return self._link.channel
 
     async def _current_channel(self, seconds: float) -> grpc.aio.Channel:
         """The channel for one call; it begins a change of it, and waits only where it must.
@@ -184,9 +188,9 @@ class Connection:
         if len(self._links) > 1:
             for _ in range(len(self._links) + 1):
                 self._links.rotate(-1)
-                if self._links[0].ready:
+                if self._link.ready:
                     break
-        return self._links[0]
+        return self._link
 
     def _look(self) -> None:
         """Rest on what holds now; whatever cannot be used stays as it was."""
