@@ -101,8 +101,8 @@ KINDS = {
     "fds": Kept("描述符", "descriptors", "", 0, 4),
     "threads": Kept("线程", "threads", "", 0, 2),
     "valkey": Kept("Valkey 内存", "Valkey's memory", "MiB", 0.03, 2),
-    "p50": Kept("中位时延", "median", "ms", 0.25, 1),
-    "p99": Kept("p99 时延", "99th percentile", "ms", 0.5, 10),
+    "p50": Kept("中位时延", "median", "ms", 0.2, 1),
+    "p99": Kept("p99 时延", "99th percentile", "ms", 0.3, 10),
 }
 
 

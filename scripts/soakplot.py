@@ -40,7 +40,7 @@ def main() -> None:
         axes.set_ylabel(label)
         axes.set_ylim(0)
         axes.grid(axis="y", color="#e4e4e4")
-        axes.legend(frameon=False, loc="lower left", ncols=4, fontsize=8)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     panels[-1].set_xlabel("minutes")
     drawing.savefig(sys.argv[1], dpi=150)
 
