@@ -474,7 +474,8 @@ class _Asking:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     if task.exception() is None:
-                        self._peer.prefer(ways[task])
+                        if task is not early:
+                            self._peer.late(first)
                         return task.result()
             return early.result()
         finally:
