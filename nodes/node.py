@@ -68,7 +68,7 @@ from nodes.store.stores import Stores
 from nodes.subjects import SubjectKeys, read_seal_keys
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
-from nodes.worker import Worker
+from nodes.worker import Worker, name
 from nodes.works import Works
 
 __all__ = ["CONTRACT", "check", "run", "running", "serve"]
@@ -179,7 +179,7 @@ async def running(
             config.data / "audit", clock, config.audit.keep_days, province=config.province
         )
         stack.push_async_callback(audit.close)
-        stores = await Stores.open(url, config.province)
+        stores = await Stores.open(url, config.province, name(own))
         stack.push_async_callback(stores.close)
         store = stores.attestations
         feed = Feed(

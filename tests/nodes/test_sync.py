@@ -170,7 +170,7 @@ class Store:
         assert await self.kept(subject, province) == answer
 
     async def stored(self, province=SICHUAN):
-        value = await self.attestations.reads.execute(b"HGET", b"y", province.encode())
+        value = await self.attestations.reads.execute(b"GET", b"y:{%b}:" % province.encode())
         return value and value[:32]
 
 
@@ -560,10 +560,10 @@ async def test_a_store_that_came_back_without_its_last_is_told_anew(begin, store
     peer = FakePeer(WANG)
     made = begin(peer)
     await synchronised(made)
-    earlier = await store.attestations.reads.execute(b"HGET", b"y", SICHUAN.encode())
+    earlier = await store.attestations.reads.execute(b"GET", b"y:{510000}:")
     peer.change(LI)
     await until(lambda: store_has(store, 2))
-    await store.attestations.reads.execute(b"HSET", b"y", SICHUAN.encode(), earlier)
+    await store.attestations.reads.execute(b"SET", b"y:{510000}:", earlier)
     await store.keep(LI)
     peer.greets = False
     peer.say(heartbeat(2))
