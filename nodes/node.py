@@ -28,6 +28,7 @@ from exchange.keys import Algorithm, PrivateKey
 from exchange.trust.signers import load_signer
 from exchange.trust.trustlist import TrustList
 from nodes.audit.log import AuditLog
+from nodes.audit.logs import Logs
 from nodes.certificates import warn_daily
 from nodes.config import EMBEDDED, NodeConfig
 from nodes.deciding import Deciding
@@ -175,8 +176,9 @@ async def running(
 
     async with contextlib.AsyncExitStack() as stack:
         url = await _store_url(config, stack)
+        logs = Logs(config.data, worker)
         audit = AuditLog.open(
-            config.data / "audit", clock, config.audit.keep_days, province=config.province
+            logs.own, clock, config.audit.keep_days, province=config.province, among=logs
         )
         stack.push_async_callback(audit.close)
         stores = await Stores.open(url, config.province, name(own))

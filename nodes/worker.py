@@ -11,7 +11,7 @@ from typing import Final
 
 from exchange.errors import InvalidFieldError
 
-__all__ = ["VARIABLE", "Worker", "name"]
+__all__ = ["VARIABLE", "Worker", "folders", "name"]
 
 VARIABLE: Final = "TONGXING_WORKER"
 """The environment variable by which whoever starts several tells each its place: ``1/4``."""
@@ -54,6 +54,12 @@ class Worker:
     def folder(self, data: Path) -> Path:
         """Where it keeps what is its own: the first in ``data`` itself, as if it were alone."""
         return data if self.first else data / "workers" / str(self.number)
+
+
+def folders(data: Path) -> dict[int, Path]:
+    """Give what `Worker.folder` gave to each process that there is or ever was, by number."""
+    others = (data / "workers").glob("[0-9]*")
+    return {0: data, **{int(each.name): each for each in others if each.name.isdecimal()}}
 
 
 def name(folder: Path) -> bytes:
