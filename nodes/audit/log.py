@@ -361,7 +361,10 @@ class AuditLog:
         A clock that leaps takes nothing: what is old is told by the last day of the log as well.
         Of the logs of processes that are no more, every day ends so.
         """
+        former = {} if self._among is None else self._among.former()
         try:
+            for number, folder in former.items():
+                await self._take_over(number, folder)
             *days, last = [path.stem for path in files(self._directory)] or [""]
             if not last:
                 return
@@ -370,9 +373,7 @@ class AuditLog:
             oldest = (today - self._keep).isoformat()
             if days and days[0] < oldest:
                 await self._remove(self._days, days[0], days[0])
-            former = {} if self._among is None else self._among.former()
             for number, folder in former.items():
-                await self._take_over(number, folder)
                 there = [path.stem for path in files(folder)]
                 if there and there[0] < oldest:
                     await self._remove(Days(folder), there[0], f"workers/{number} {there[0]}")
