@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import shutil
 import signal
@@ -189,6 +190,7 @@ async def running(
             lambda: presence.build(store, url),
             clock,
             heartbeat=config.peers.heartbeat_seconds,
+            number=functools.partial(presence.number, store.reads),
         )
         peers = PeerLinks(config.province, tls)
         stack.push_async_callback(peers.close)
@@ -209,7 +211,11 @@ async def running(
             published=timedelta(hours=config.keys.min_published_hours),
         )
         courier = AppealCourier(
-            stores.appeals, peers, clock, poll_seconds=config.appeals.poll_seconds
+            stores.appeals,
+            peers,
+            clock,
+            poll_seconds=config.appeals.poll_seconds,
+            asks=worker.first,
         )
         deciding = Deciding(
             province=config.province,

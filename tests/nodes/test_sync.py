@@ -728,6 +728,29 @@ async def _given(parts):
 # A new filter
 
 
+async def test_a_filter_is_not_fetched_anew_that_another_process_of_the_peer_has_in_no_newer_form(
+    begin,
+):
+    peer = FakePeer(WANG, generation=7)
+    made = begin(peer)
+    await synchronised(made)
+    for said in (6, 0, 7):
+        since = now()
+        peer.say(heartbeat(1, presence_generation=said))
+        await fresh(made, since)
+    assert made._renewal is None
+    # It is announced by one process, and given by another that has not built it yet.
+    peer.say(heartbeat(1, presence_generation=8))
+    await until(lambda: nudged(peer, len(peer.watched) == 2))
+    await synchronised(made)
+    for _ in range(3):
+        since = now()
+        peer.say(heartbeat(1, presence_generation=8))
+        await fresh(made, since)
+    assert made._renewal is None
+    assert (peer.fetched, made.generation) == (2, 7)
+
+
 async def test_a_new_filter_is_fetched_and_nothing_said_meanwhile_is_lost(begin):
     peer = FakePeer(WANG, generation=1)
     made = begin(peer)
