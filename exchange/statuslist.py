@@ -43,6 +43,7 @@ from exchange.trust.trustlist import TrustList
 from exchange.vouching import CLOCK_SKEW, check_key
 
 __all__ = [
+    "LISTS_OF_PROVINCE",
     "LIST_SIZE",
     "LONGEST_TTL",
     "Status",
@@ -58,6 +59,10 @@ __all__ = [
 
 LIST_SIZE: Final = 1 << 18
 """Statuses in one list: 32 KiB, so that a list of any content fits into 64 KiB when signed."""
+
+LISTS_OF_PROVINCE: Final = 4096
+"""Lists of one province in which anything is revoked: 128 MiB, for a milliard places. No node keeps
+more of another."""
 
 LONGEST_TTL: Final = timedelta(hours=24)
 """For so long at most may a verifier go without news; a list that asks for more is refused."""

@@ -1,7 +1,8 @@
 """The private halves of the province's attestation keys (签名私钥) that this node holds.
 
 The key of the configuration (``signing.key``), and those that the node made itself, each in a file
-``KID.pem`` of its own: PKCS#8, under the configuration's passphrase where there is one.
+``KID.pem`` of its own: PKCS#8, under the configuration's passphrase where there is one. The node's
+processes share them: what one made, the others read when they are to sign with it.
 """
 
 from __future__ import annotations
@@ -54,14 +55,10 @@ class Keyring:
         """
         if self._chosen is not None and self._chosen[0] is trust:
             return self._chosen[1]
-        found = self._find(trust)
-        if found is None:
-            # Another node of the province may have made it, and its operator brought it here.
-            try:
-                self._load()
-            except InvalidFieldError as error:
-                log.error("keyring.unusable", why=str(error))  # noqa: TRY400 - no traceback
-            found = self._find(trust)
+        active = self._active(trust)
+        if active:
+            self.holds(active[0])  # else reads what is new
+        found = next((self._held[key.thumbprint] for key in active if self._has(key)), None)
         if found is None:
             raise TrustListError(
                 f"none of the node's keys is ACTIVE in version {trust.version} of the trust list",
@@ -72,7 +69,13 @@ class Keyring:
 
     def holds(self, public: PublicKey) -> bool:
         """Whether the node could sign with a key."""
-        return public.thumbprint in self._held
+        if not self._has(public):
+            # Another process may have made it; or another node, and its operator brought it here.
+            try:
+                self._load()
+            except InvalidFieldError as error:
+                log.error("keyring.unusable", why=str(error))  # noqa: TRY400 - no traceback
+        return self._has(public)
 
     async def generate(self, algorithm: Algorithm) -> PublicKey:
         """Make a new key; it is on disk when this returns.
@@ -91,13 +94,14 @@ class Keyring:
         self._held[key.public.thumbprint] = key
         return key.public
 
-    def _find(self, trust: TrustList) -> Signer | None:
+    def _has(self, public: PublicKey) -> bool:
+        return public.thumbprint in self._held
+
+    def _active(self, trust: TrustList) -> list[PublicKey]:
+        """The province's keys that sign, the newest first."""
         profile = trust.profiles.get(self._province)
         active = [key for key in profile.keys if key.signs] if profile else []
-        for key in sorted(active, key=lambda each: each.since, reverse=True):
-            if signer := self._held.get(key.public.thumbprint):
-                return signer
-        return None
+        return [key.public for key in sorted(active, key=lambda each: each.since, reverse=True)]
 
     def _load(self) -> None:
         """Read the files that are new: opening one again takes long where it has a passphrase."""

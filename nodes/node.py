@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import shutil
 import signal
@@ -28,6 +29,7 @@ from exchange.keys import Algorithm, PrivateKey
 from exchange.trust.signers import load_signer
 from exchange.trust.trustlist import TrustList
 from nodes.audit.log import AuditLog
+from nodes.audit.logs import Logs
 from nodes.certificates import warn_daily
 from nodes.config import EMBEDDED, NodeConfig
 from nodes.deciding import Deciding
@@ -68,7 +70,7 @@ from nodes.store.stores import Stores
 from nodes.subjects import SubjectKeys, read_seal_keys
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
-from nodes.worker import Worker
+from nodes.worker import Worker, name
 from nodes.works import Works
 
 __all__ = ["CONTRACT", "check", "run", "running", "serve"]
@@ -175,11 +177,12 @@ async def running(
 
     async with contextlib.AsyncExitStack() as stack:
         url = await _store_url(config, stack)
+        logs = Logs(config.data, worker)
         audit = AuditLog.open(
-            config.data / "audit", clock, config.audit.keep_days, province=config.province
+            logs.own, clock, config.audit.keep_days, province=config.province, among=logs
         )
         stack.push_async_callback(audit.close)
-        stores = await Stores.open(url, config.province)
+        stores = await Stores.open(url, config.province, name(own))
         stack.push_async_callback(stores.close)
         store = stores.attestations
         feed = Feed(
@@ -187,6 +190,7 @@ async def running(
             lambda: presence.build(store, url),
             clock,
             heartbeat=config.peers.heartbeat_seconds,
+            number=functools.partial(presence.number, store.reads),
         )
         peers = PeerLinks(config.province, tls)
         stack.push_async_callback(peers.close)
@@ -207,7 +211,11 @@ async def running(
             published=timedelta(hours=config.keys.min_published_hours),
         )
         courier = AppealCourier(
-            stores.appeals, peers, clock, poll_seconds=config.appeals.poll_seconds
+            stores.appeals,
+            peers,
+            clock,
+            poll_seconds=config.appeals.poll_seconds,
+            asks=worker.first,
         )
         deciding = Deciding(
             province=config.province,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from exchange.errors import InvalidFieldError
 
-__all__ = ["VARIABLE", "Worker"]
+__all__ = ["VARIABLE", "Worker", "folders", "name"]
 
 VARIABLE: Final = "TONGXING_WORKER"
 """The environment variable by which whoever starts several tells each its place: ``1/4``."""
+
+NAME_BYTES: Final = 8
 
 _FORM: Final = re.compile(r"(\d{1,3})/(\d{1,3})")
 
@@ -51,3 +54,28 @@ class Worker:
     def folder(self, data: Path) -> Path:
         """Where it keeps what is its own: the first in ``data`` itself, as if it were alone."""
         return data if self.first else data / "workers" / str(self.number)
+
+
+def folders(data: Path) -> dict[int, Path]:
+    """Give what `Worker.folder` gave to each process that there is or ever was, by number."""
+    others = (data / "workers").glob("[0-9]*")
+    return {0: data, **{int(each.name): each for each in others if each.name.isdecimal()}}
+
+
+def name(folder: Path) -> bytes:
+    """Give the name by which a store tells this process from others: the same after a restart.
+
+    :param folder: the process's own; never a copy of another's, nor the name with it.
+    :return: 8 random bytes.
+    :raises InvalidFieldError: it can be neither read nor written.
+    """
+    path = folder / "name"
+    try:
+        if path.exists() and len(known := path.read_bytes()) == NAME_BYTES:
+            return known
+        new = path.with_suffix(".new")
+        new.write_bytes(made := secrets.token_bytes(NAME_BYTES))
+        new.rename(path)
+    except OSError as error:
+        raise InvalidFieldError(f"{path}: {error.strerror}", field="data") from None
+    return made

@@ -9,11 +9,11 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from nodes.audit.chain import START, Access, Head, read
 
-__all__ = ["Days", "Line", "Page", "Place", "files", "reading"]
+__all__ = ["Days", "Line", "Page", "Place", "files", "newest", "reading"]
 
 _NAME = re.compile(r"\d{4}-\d\d-\d\d\.db")
 _CHUNK: Final = 256
@@ -52,16 +52,18 @@ class Line(NamedTuple):
     """How many it names."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """A place in the list, newest first: what comes after it is older.
+    """A place in the list, newest first: what comes after it is older, and less.
 
     :param day: of the file.
     :param time: as the line bears it.
+    :param log: of several that are read as one: its number.
     """
 
     day: str
     time: str
+    log: int
     sequence: int
 
 
@@ -198,42 +200,6 @@ class Days:
                 self._open[1].close()
             self._open = None
 
-    def list(
-        self,
-        holders: Sequence[str] | None,
-        start: str,
-        end: str,
-        limit: int,
-        after: Place | None,
-        target: str = "",
-    ) -> Page:
-        """Some of the accesses, the newest first. Safe in any thread.
-
-        :param holders: digests of one holder's tokens; None for everybody's.
-        :param start: from this time on, as lines bear it, or "".
-        :param end: before this time, or "".
-        :param limit: at most so many.
-        :param after: where to go on.
-        :param target: only those with this one, or ""; with it, bound the times: none is indexed.
-        :raises sqlite3.Error: or OSError: a file cannot be read.
-        """
-        found: list[Access] = []
-        place = after
-        for path in reversed(files(self._directory)):
-            if (after is not None and path.stem > after.day) or path.stem < start[:10]:
-                # A line may lie in a later day's file than its own, never in an earlier one.
-                continue
-            within = after if after is not None and path.stem == after.day else None
-            with reading(path) as connection:
-                most = limit + 1 - len(found)
-                rows = _select(connection, holders, start, end, most, within, target)
-            for access in rows:
-                if len(found) == limit:
-                    return Page(found, place)
-                found.append(access)
-                place = Place(path.stem, _stamped(access), access.sequence)
-        return Page(found, None)
-
     def _connect(self, day: str, before: Head) -> sqlite3.Connection:
         if (
             self._open is not None
@@ -257,6 +223,56 @@ class Days:
 
     def _path(self, day: str) -> Path:
         return self._directory / f"{day}.db"
+
+
+def newest(
+    directory: Path,
+    log: int,
+    holders: Sequence[str] | None,
+    start: str,
+    end: str,
+    limit: int,
+    after: Place | None,
+    target: str,
+) -> list[tuple[Place, Access]]:
+    """Some of a log's accesses and their places, the newest first. Safe in any thread and process.
+
+    :param log: its number, for the places.
+    :param holders: digests of one holder's tokens; None for everybody's.
+    :param start: from this time on, as lines bear it, or "".
+    :param end: before this time, or "".
+    :param limit: at most so many.
+    :param after: where to go on.
+    :param target: only those with this one, or ""; with it, bound the times: none is indexed.
+    :raises sqlite3.Error: or OSError: a file cannot be read.
+    """
+    found: list[tuple[Place, Access]] = []
+    for path in reversed(files(directory)):
+        if (after is not None and path.stem > after.day) or path.stem < start[:10]:
+            # A line may lie in a later day's file than its own, never in an earlier one.
+            continue
+        within = after if after is not None and path.stem == after.day else None
+        found += [
+            (Place(path.stem, _stamped(each), log, each.sequence), each)
+            for each in _read(path, holders, start, end, limit - len(found), within, target)
+        ]
+        if len(found) == limit:
+            break
+    return found
+
+
+def _read(path: Path, *what: Any) -> list[Access]:
+    """Read one day's file, which another process may close or remove this moment."""
+    for last in (False, True):
+        try:
+            with reading(path) as connection:
+                return _select(connection, *what)
+        except sqlite3.Error:
+            if not path.exists():
+                break
+            if last:
+                raise
+    return []
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -343,12 +359,15 @@ def _select(
     parameters: list[str | int] = []
     if holders is not None:
         marks = ",".join("?" * len(holders))
-        # CROSS: SQLite is not to go through everybody's accesses for the few of one holder.
+        # CROSS: SQLite is not to go through everybody's accesses for the few of one holder. Those
+        # that `seen` does not name yet are another process's, which that one alone may index.
         source = (
-            f"(SELECT DISTINCT sequence FROM seen WHERE holder IN ({marks})) "  # noqa: S608 - marks
+            f"(SELECT sequence FROM seen WHERE holder IN ({marks}) UNION "  # noqa: S608 - marks
+            "SELECT sequence FROM accesses, json_each(line, '$.holders') "
+            f"WHERE sequence > (SELECT sequence FROM indexed) AND value IN ({marks})) "
             "CROSS JOIN accesses USING (sequence)"
         )
-        parameters += holders
+        parameters += (*holders, *holders)
     for bound, condition in (
         (start, f"{_TIME} >= ?"),
         (end, f"{_TIME} < ?"),

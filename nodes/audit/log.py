@@ -6,6 +6,10 @@ what was answered is in the log after a kill of the process; a failure of the ma
 what lay in no day's file yet, and no more.
 
 It holds no token, number or name: of a holder, a digest under the log's own key.
+
+Of a node's processes each has a log of its own (`nodes.audit.logs`), under one key; each shows all.
+What another has recorded is read once it lies in its day's file. The first sees to the logs of
+those that are no more.
 """
 
 from __future__ import annotations
@@ -16,21 +20,25 @@ import os
 import secrets
 import sqlite3
 import stat
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
 
-from exchange.errors import AuditUnavailableError, InvalidFieldError
+from exchange.errors import AuditUnavailableError, InvalidFieldError, TongxingError
 from nodes.audit import chain
 from nodes.audit.chain import Digester, Head
 from nodes.audit.days import Days, Line, Page, Place, files
 from nodes.audit.entries import Entry
+from nodes.audit.logs import Logs, page
 from nodes.audit.spool import HALF, Spool
+from nodes.worker import Worker
 
 __all__ = ["REMOVED", "AuditLog"]
 
@@ -48,6 +56,9 @@ REMOVE_SECONDS: Final = 3600.0
 a moment takes one day with it, and not all."""
 REMOVED: Final = "RemoveDay"
 """The method of the entry that says of a day's removal where the chain begins from then on."""
+
+WRITTEN_SECONDS: Final = 2.0
+"""In which a process has written what it recorded, however busy the machine is."""
 
 _KEY_BYTES: Final = 32
 _RESTORE: Final = "restore it: under another key, nobody's earlier accesses are found"
@@ -70,8 +81,10 @@ class AuditLog:
         days: Days,
         spool: Spool,
         head: Head,
+        among: Logs | None = None,
     ) -> None:
         self._directory = directory
+        self._among = among
         self._clock = clock
         self._keep = timedelta(days=keep_days)
         self._province = province
@@ -104,6 +117,7 @@ class AuditLog:
         *,
         province: str = "",
         spool_bytes: int = HALF,
+        among: Logs | None = None,
     ) -> AuditLog:
         """Open a node's log, or begin it; take over what a process before recorded last.
 
@@ -112,6 +126,8 @@ class AuditLog:
         :param keep_days: days after which a whole day is removed.
         :param province: whose log it is: the heads that are logged name it.
         :param spool_bytes: half of what may wait to be written.
+        :param among: the logs that are read as one with this, and have the key; None where it is
+            alone.
         :raises AuditUnavailableError: it cannot be read or written.
         :raises InvalidFieldError: its key is missing, none or another than the log's, or others may
             read it.
@@ -120,8 +136,8 @@ class AuditLog:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             spool, days = Spool(directory / "spool", spool_bytes), Days(directory)
             try:
-                key = directory / "key"
-                digest = Digester(_key(key, make=not files(directory)))
+                key = directory / "key" if among is None else among.key
+                digest = Digester(_key(key, make=not any(map(files, _folders(directory, among)))))
                 head = days.head()
                 left = _left(spool, head)
                 _check(key, digest, chain.read(left[-1].text).key if left else days.key())
@@ -151,6 +167,7 @@ class AuditLog:
             days=days,
             spool=spool,
             head=head,
+            among=among,
         )
         opened._say_head()
         return opened
@@ -223,7 +240,7 @@ class AuditLog:
         while True:
             if loop.time() >= remove:
                 remove = loop.time() + REMOVE_SECONDS
-                await asyncio.shield(self._remove_day())
+                await asyncio.shield(self._remove_days())
             if loop.time() >= say:
                 say = loop.time() + HEAD_SECONDS
                 self._say_head()
@@ -277,10 +294,15 @@ class AuditLog:
         :raises AuditUnavailableError: the log cannot be read.
         """
         begins, ends = chain.stamp(at), chain.stamp(at + timedelta(seconds=1))
-        page = await self._list(None, begins, ends, 1, None, target)
-        if not page.accesses or not page.accesses[0].holders:
-            return None
-        return any(self._digest(token) in page.accesses[0].holders for token in tokens)
+        while True:
+            page = await self._list(None, begins, ends, 1, None, target)
+            if page.accesses:
+                named = page.accesses[0].holders
+                return any(self._digest(token) in named for token in tokens) if named else None
+            # Another process may have recorded it just now.
+            if len(self._all()) < 2 or self._clock() > at + timedelta(seconds=WRITTEN_SECONDS):
+                return None
+            await asyncio.sleep(GATHER_SECONDS)
 
     async def _list(self, holders: Sequence[str] | None, *bounds: Any) -> Page:
         await self.flush()
@@ -288,11 +310,17 @@ class AuditLog:
             if holders is not None:
                 await self._in_writer(self._days.index)
             return await asyncio.get_running_loop().run_in_executor(
-                self._readers, self._days.list, holders, *bounds
+                self._readers, self._read, holders, *bounds
             )
         except (sqlite3.Error, OSError, ValueError) as error:
             log.error("audit.unreadable", why=_why(error))  # noqa: TRY400 - no traceback
             raise AuditUnavailableError("the access log cannot be read") from error
+
+    def _read(self, *what: Any) -> Page:
+        return page(self._all(), *what)
+
+    def _all(self) -> Mapping[int, Path]:
+        return {0: self._directory} if self._among is None else self._among.all()
 
     async def close(self) -> None:
         """Record no more; write what is recorded; say the head."""
@@ -327,35 +355,68 @@ class AuditLog:
                     log.warning("audit.writable_again")
                 self._failed = False
 
-    async def _remove_day(self) -> None:
+    async def _remove_days(self) -> None:
         """Remove the oldest day if it is older than what is kept; never the one that is written.
 
         A clock that leaps takes nothing: what is old is told by the last day of the log as well.
+        Of the logs of processes that are no more, every day ends so.
         """
-        today = self._clock().astimezone(UTC).date()
+        former = {} if self._among is None else self._among.former()
         try:
-            days = [path.stem for path in files(self._directory)]
-            if len(days) < 2:
+            for number, folder in former.items():
+                await self._take_over(number, folder)
+            *days, last = [path.stem for path in files(self._directory)] or [""]
+            if not last:
                 return
-            today = min(today, date.fromisoformat(days[-1]) + timedelta(days=1))
-            if days[0] >= (today - self._keep).isoformat():
-                return
-            end = await self._in_writer(lambda: self._days.end(days[0]))
-            # In the chain before it is done: `verify` knows by it that nothing else is missing.
-            self.record(Entry("", REMOVED, "", f"up to {end}", target=days[0]))
-            await self.flush()
-            await self._in_writer(lambda: self._days.remove(days[0]))
-        except (sqlite3.Error, OSError, ValueError, AuditUnavailableError) as error:
+            today = self._clock().astimezone(UTC).date()
+            today = min(today, date.fromisoformat(last) + timedelta(days=1))
+            oldest = (today - self._keep).isoformat()
+            if days and days[0] < oldest:
+                await self._remove(self._days, days[0], days[0])
+            for number, folder in former.items():
+                there = [path.stem for path in files(folder)]
+                if there and there[0] < oldest:
+                    await self._remove(Days(folder), there[0], f"workers/{number} {there[0]}")
+        except (sqlite3.Error, OSError, ValueError, TongxingError) as error:
             log.error("audit.day_not_removed", why=_why(error))  # noqa: TRY400
+
+    async def _remove(self, days: Days, day: str, what: str) -> None:
+        end = await self._in_writer(lambda: days.end(day))
+        # In the chain before it is done: `verify` knows by it that nothing else is missing.
+        self.record(Entry("", REMOVED, "", f"up to {end}", target=what))
+        await self.flush()
+        await self._in_writer(lambda: days.remove(day))
+        log.info("audit.day_removed", day=what)
+
+    async def _take_over(self, number: int, folder: Path) -> None:
+        """Write what a process that is no more has left in its spool, which then goes."""
+        spool = folder / "spool"
+        if self._among is None or not spool.exists():
             return
-        log.info("audit.day_removed", day=days[0])
+        try:
+            left = await asyncio.to_thread(
+                AuditLog.open,
+                *(folder, self._clock, self._keep.days),
+                province=self._province,
+                spool_bytes=spool.stat().st_size // 2,
+                among=replace(self._among, worker=Worker(number, number + 1)),
+            )
+        except AuditUnavailableError as error:  # it still runs, for a moment
+            log.warning("audit.not_taken_over", folder=str(folder), why=error.message)
+            return
+        spool.unlink()  # under its lock
+        await left.close()
 
     def _say_head(self) -> None:
         head = self._written
         if head != self._said:
             self._said = head
             log.info(
-                "audit.head", province=self._province, sequence=head.sequence, hash=head.hash.hex()
+                "audit.head",
+                province=self._province,
+                worker=0 if self._among is None else self._among.worker.number,
+                sequence=head.sequence,
+                hash=head.hash.hex(),
             )
 
     async def _in_writer(self, work: Callable[[], T]) -> T:
@@ -385,18 +446,26 @@ def _beyond(spool: Spool, head: Head) -> int:
     return later
 
 
+def _folders(directory: Path, among: Logs | None) -> Iterable[Path]:
+    return (directory,) if among is None else among.all().values()
+
+
 def _key(path: Path, *, make: bool) -> bytes:
-    """The key of the digests; made at the first start, by who has the spool."""
+    """The key of the digests; made at the first start, by whichever process is the first."""
     if not path.exists():
         if not make:
             raise InvalidFieldError(f"{path} is missing", field="data", remedy=_RESTORE)
-        new = path.with_suffix(".new")  # under its name it is whole
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "wb") as writing:
-            writing.write(secrets.token_bytes(_KEY_BYTES))
-            writing.flush()
-            os.fsync(file)
-        new.rename(path)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file, new = tempfile.mkstemp(dir=path.parent, prefix="key.")  # 0600
+        try:
+            with os.fdopen(file, "wb") as writing:
+                writing.write(secrets.token_bytes(_KEY_BYTES))
+                writing.flush()
+                os.fsync(file)
+            with contextlib.suppress(FileExistsError):
+                os.link(new, path)  # under its name it is whole, and nobody's takes its place
+        finally:
+            os.unlink(new)  # noqa: PTH108 - as it was made
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise InvalidFieldError(f"others may read {path}", field="data", remedy="chmod 600")
     key = path.read_bytes()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,8 +19,9 @@ from exchange.errors import InvalidFieldError
 from nodes.audit.chain import START, Access, Digester, Head, follow, read
 from nodes.audit.days import files, reading
 from nodes.audit.log import REMOVED
+from nodes.audit.logs import logs
 
-__all__ = ["Fault", "Verified", "verify"]
+__all__ = ["Fault", "Verified", "verify", "verify_all"]
 
 _ANEW: Final = "written anew, or the head is another log's: its hash is not the head's"
 MOST_FAULTS: Final = 1000
@@ -78,6 +79,8 @@ class Verified:
     :param heads: how many of the heads that were given were found in the chain, as they are.
     :param key: whether the key beside it is its own; None where there is none, as there need not be
         in a copy, or nothing to hold it against: no line names its key, as none did at first.
+    :param removed: what its entries about removed days say of where a chain begins: its own, or,
+        of the first process's log, that of a process which is no more.
     """
 
     begins: Head
@@ -87,14 +90,53 @@ class Verified:
     heads: int
     key: bool | None
     faults: Sequence[Fault]
+    removed: Sequence[str] = ()
 
 
-def verify(directory: Path, heads: Sequence[Head] = ()) -> Verified:
+def verify_all(
+    data: Path, heads: Mapping[int, Sequence[Head]] | None = None
+) -> dict[int, Verified]:
+    """Look through all logs of a node's processes.
+
+    :param data: the node's data directory.
+    :param heads: kept elsewhere, by the number of the process (``worker``).
+    :return: what was found, by that number; also of a process that has a head, and no log.
+    :raises InvalidFieldError: there is no access log.
+    """
+    heads = heads or {}
+    found: dict[int, Verified] = {}
+    removed: list[str] = []
+    for number, folder in logs(data).items():
+        if files(folder):
+            found[number] = verify(
+                folder, heads.get(number, ()), key=data / "audit" / "key", removed=removed
+            )
+            removed += found[number].removed
+    if not found:
+        raise _no_log(data)
+    for number in sorted(heads.keys() - found.keys()):
+        reader = _Reader(defaultdict(list), last="", own="")
+        for head in heads[number]:
+            if f"up to {head}" not in removed:
+                reader.lacks(head)
+        found[number] = Verified(START, START, 0, 0, 0, None, reader.faults)
+    return found
+
+
+def verify(
+    directory: Path,
+    heads: Sequence[Head] = (),
+    *,
+    key: Path | None = None,
+    removed: Sequence[str] = (),
+) -> Verified:
     """Look through a log, while a node writes it or not.
 
     What is recorded and not yet in a day's file is not looked at.
 
     :param heads: kept elsewhere: from the node's log, its lines ``audit.head``.
+    :param key: the file of the holders' key; None for the one beside it.
+    :param removed: what another log said of where it begins (`Verified.removed`).
     :raises InvalidFieldError: there is no access log.
     """
     try:
@@ -102,15 +144,12 @@ def verify(directory: Path, heads: Sequence[Head] = ()) -> Verified:
     except OSError as error:
         raise InvalidFieldError(f"{directory}: {error.strerror}", field="DIRECTORY") from None
     if not found:
-        raise InvalidFieldError(
-            f"{directory} holds no access log",
-            field="DIRECTORY",
-            remedy="name the folder that holds 2022-01-10.db and the like: data/audit",
-        )
+        raise _no_log(directory)
     wanted: defaultdict[int, list[Head]] = defaultdict(list)
     for head in heads:
         wanted[head.sequence].append(head)
-    reader = _Reader(wanted, last=found[-1].stem, own=_key_check(directory / "key"))
+    reader = _Reader(wanted, last=found[-1].stem, own=_key_check(key or directory / "key"))
+    reader.removed += removed
     for path in found:
         reader.day(path)
         if len(reader.faults) >= MOST_FAULTS:
@@ -125,6 +164,7 @@ def verify(directory: Path, heads: Sequence[Head] = ()) -> Verified:
         reader.met,
         reader.key,
         reader.faults[:MOST_FAULTS],
+        reader.removed,
     )
 
 
@@ -143,10 +183,10 @@ class _Reader:
     met: int = 0
     key: bool | None = None
     """Whether that is the key of all lines; None where there is nothing to tell."""
+    removed: list[str] = field(default_factory=list)
+    """What the entries about removed days say of where the chain begins."""
     _under: str = ""
     """The key of the line before."""
-    _removed: list[str] = field(default_factory=list)
-    """What the entries about removed days say of where the chain begins."""
     _whole: bool = True
     """Whether the hash at `head` is what a next line would follow."""
 
@@ -202,7 +242,7 @@ class _Reader:
             self._keyed(day, sequence, access.key)
         self.head = Head(sequence, digest)
         if access is not None and access.method == REMOVED and not access.caller:
-            self._removed.append(access.answer)
+            self.removed.append(access.answer)
         for wanted in self.wanted.pop(sequence, ()):
             if wanted.hash == digest:
                 self.met += 1
@@ -245,13 +285,11 @@ class _Reader:
     def end(self) -> None:
         """Hold the two ends against what is known of them."""
         begins = self.begins or START
-        if begins != START and not any(said == f"up to {begins}" for said in self._removed):
+        if begins != START and not any(said == f"up to {begins}" for said in self.removed):
             self._fault("", 0, f"{_lines(1, begins.sequence)}: missing, and no entry says why")
         for sequence, heads in sorted(self.wanted.items()):
             if sequence > self.head.sequence:
-                self._fault(
-                    "", sequence, f"cut off: it is a known head, and the last is {self.head}"
-                )
+                self.lacks(heads[0])
             elif sequence > begins.sequence:
                 self._fault("", sequence, "missing: it is a known head")
             elif sequence == begins.sequence:
@@ -259,8 +297,21 @@ class _Reader:
                 if any(head != begins for head in heads):
                     self._fault("", sequence, _ANEW)
 
+    def lacks(self, head: Head) -> None:
+        """Say that a known head is not reached."""
+        text = f"cut off: it is a known head, and the last is {self.head}"
+        self._fault("", head.sequence, text)
+
     def _fault(self, day: str, sequence: int, text: str) -> None:
         self.faults.append(Fault(day, sequence, text))
+
+
+def _no_log(directory: Path) -> InvalidFieldError:
+    return InvalidFieldError(
+        f"{directory} holds no access log",
+        field="DIRECTORY",
+        remedy="name a node's data folder, or the one that holds 2022-01-10.db and the like",
+    )
 
 
 def _key_check(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from nodes.cli.output import Form, FormOption
 
 if TYPE_CHECKING:
     from exchange.client.auditing import Access
+    from nodes.audit.chain import Head
     from nodes.audit.verifying import Verified
 
 __all__ = ["audit"]
@@ -29,12 +31,15 @@ _FORM = ": RFC 3339; without offset, China's."
 @audit.command(short_help="Whether the log is as it was written (核验访问日志).")
 def verify(
     directory: Annotated[
-        Path, typer.Argument(help="The log's folder: data/audit of a node. 日志文件夹。")
+        Path,
+        typer.Argument(
+            help="A node's data folder, or one log's in it: data/audit. 数据文件夹或日志文件夹。"
+        ),
     ],
     head: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SEQUENCE:HASH",
+            metavar="[WORKER/]SEQUENCE:HASH",
             help="A head that was kept elsewhere, from the node's lines audit.head; several may "
             "be given. 另行保存的链头。",
         ),
@@ -43,26 +48,51 @@ def verify(
 ) -> None:
     """Say which lines were changed, taken out, put in or moved (核验访问日志).
 
-    It needs no node, and disturbs none. Only a head that was kept elsewhere shows that the log was
-    written anew, or that its end is cut off. A copy without the key is looked through all the same.
-    The exit code is 0 if all is well, 3 if not.
+    Of a data folder, the log of each of the node's processes. It needs no node, and disturbs none.
+    Only a head that was kept elsewhere shows that the log was written anew, or that its end is cut
+    off. A copy without the key is looked through all the same. The exit code is 0 if all is well, 3
+    if not.
+    """
+    from nodes.audit.verifying import verify as look_through
+    from nodes.audit.verifying import verify_all
+
+    heads = _heads(head or ())
+    if (directory / "audit").is_dir():
+        found = verify_all(directory, heads)
+    else:
+        found = {0: look_through(directory, [each for some in heads.values() for each in some])}
+    if form is Form.JSON:
+        output.print_json(_documents(found))
+    else:
+        for number, each in found.items():
+            if len(found) > 1:
+                print(f"日志 log: {_folder(number)}")
+            _print(each, len(heads.get(number, ())))
+    raise typer.Exit(3 if any(each.faults for each in found.values()) else 0)
+
+
+def _heads(given: Iterable[str]) -> dict[int, list[Head]]:
+    """Read heads, by the number of the process whose log they are of.
+
+    :raises InvalidFieldError: one is none.
     """
     from nodes.audit.chain import Head
-    from nodes.audit.verifying import verify as look_through
 
-    heads = []
-    for text in head or ():
+    heads: dict[int, list[Head]] = {}
+    for text in given:
+        worker = re.match(r"\d{1,3}/", text, re.ASCII)
+        number, rest = (int(worker[0][:-1]), text[worker.end() :]) if worker else (0, text)
         try:
-            heads.append(Head.parse(text))
+            heads.setdefault(number, []).append(Head.parse(rest))
         except InvalidFieldError as error:
             error.field = "--head"
             raise
-    found = look_through(directory, heads)
-    if form is Form.JSON:
-        output.print_json(_document(found))
-    else:
-        _print(found, len(heads))
-    raise typer.Exit(3 if found.faults else 0)
+    return heads
+
+
+def _folder(worker: int) -> str:
+    """Where a process's log lies in the data folder."""
+    return f"workers/{worker}/audit" if worker else "audit"
 
 
 @audit.command("list", short_help="Who looked at whose data (列出访问记录).")
@@ -213,6 +243,14 @@ _REFUSALS = {"NO_COLOUR": "无可用码色"}
 
 def _time(text: str, field: str) -> datetime | None:
     return files.time_from_text(text, field=field) if text else None
+
+
+def _documents(found: dict[int, Verified]) -> dict[str, Any]:
+    """One log's as it is; of several, each with its folder."""
+    if len(found) == 1:
+        return _document(*found.values())
+    logs = [{"log": _folder(number), **_document(each)} for number, each in found.items()]
+    return {"whole": all(each["whole"] for each in logs), "logs": logs}
 
 
 def _document(found: Verified) -> dict[str, Any]:

@@ -100,6 +100,9 @@ class AppealCourier:
     :param links: the ways to the other provinces.
     :param clock: gives the time, aware and in UTC.
     :param poll_seconds: how often to ask for answers; a province that is away is asked less often.
+    :param asks: whether it asks for answers, and tries again. Of several processes on one store,
+        each brings what was filed with it; one does the rest, lest peers be asked by all of them.
+        What two carry at once is taken once.
     """
 
     def __init__(
@@ -109,11 +112,13 @@ class AppealCourier:
         clock: Callable[[], datetime],
         *,
         poll_seconds: float,
+        asks: bool = True,
     ) -> None:
         self._box = box
         self._links = links
         self._clock = clock
         self._poll = poll_seconds
+        self._asks = asks
         self._ways: dict[str, _Way] = {}
         self._woken = asyncio.Event()
         self._store_fails = False
@@ -136,7 +141,7 @@ class AppealCourier:
                 await asyncio.sleep(self._poll)
                 continue
             try:
-                async with asyncio.timeout(self._poll):
+                async with asyncio.timeout(self._poll if self._asks else None):
                     await self._woken.wait()
                     await asyncio.sleep(GATHER_SECONDS)
             except TimeoutError:
@@ -179,7 +184,7 @@ class AppealCourier:
 
     async def _call_on(self, province: str, way: _Way, refused: Counter[str]) -> None:
         now = asyncio.get_running_loop().time()
-        if way.ask_from <= now:
+        if self._asks and way.ask_from <= now:
             way.asked = await self._bring(province, way.asked, refused, delivered=True)
             way.ask_from = now + self._poll
         after = await self._bring(province, b"", refused, delivered=False)

@@ -9,12 +9,11 @@ from typing import Final
 
 from exchange.errors import MalformedObjectError
 from exchange.presence import SUBJECT_BYTES
-from exchange.statuslist import LIST_SIZE
+from exchange.statuslist import LIST_SIZE, LISTS_OF_PROVINCE
 
 __all__ = ["MOST_LISTS", "RecentChanges", "RevokedPlaces", "TooManyListsError"]
 
-MOST_LISTS: Final = 4096
-"""Status lists of one province in which anything is revoked: 128 MiB, for a milliard places."""
+MOST_LISTS: Final = LISTS_OF_PROVINCE
 
 _LIST_BYTES: Final = LIST_SIZE // 8
 _SLOTS: Final = 1 << 10

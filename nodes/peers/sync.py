@@ -200,6 +200,10 @@ class PeerSync:
         self._heartbeat = 5.0
         self._healthy_since: float | None = None
         self._renewal: asyncio.Task[_Presence] | None = None
+        self._announced = 0
+        """Of the newest filter that was fetched for, though what came may be another process's."""
+        self._renewing = 0
+        """Of that for which `_renewal` fetches."""
 
     @property
     def subjects(self) -> int:
@@ -304,6 +308,7 @@ class PeerSync:
         if stored is None or (at_hand and store_of(at_hand) != store_of(stored)):
             self._whole = True
         if self._whole or not at_hand:
+            self._announced = 0
             self._take(await self._fetch())
             self.resynchronisations += 1
             at_hand = self._at_hand()
@@ -420,6 +425,7 @@ class PeerSync:
         self._coming = fetched
         self._heartbeat = fetched.header.heartbeat
         self.generation = fetched.header.generation
+        self._announced = max(self._announced, self.generation)
         self.presence_time = self._clock()
 
     def _has_renewed(self, announced: int) -> bool:
@@ -429,7 +435,8 @@ class PeerSync:
         """
         renewal = self._renewal
         if renewal is None:
-            if announced != self.generation and self._coming is None:
+            if announced > self._announced and self._coming is None:
+                self._renewing = announced
                 self._renewal = asyncio.get_running_loop().create_task(self._renew())
             return False
         if not renewal.done():
@@ -442,6 +449,7 @@ class PeerSync:
             log.warning("sync.not_renewed", province=self.province, why=self.last_error)
             return False
         self._take(renewal.result())
+        self._announced = max(self._announced, self._renewing)
         return True
 
     async def _renew(self) -> _Presence:

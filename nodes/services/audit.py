@@ -114,7 +114,7 @@ def _time(request: pb.ListAccessesRequest, name: str) -> datetime | None:
 
 
 def _write_place(place: Place) -> str:
-    text = json.dumps([place.day, place.time, place.sequence])
+    text = json.dumps([place.day, place.time, place.log, place.sequence])
     return urlsafe_b64encode(text.encode()).decode()
 
 
@@ -123,16 +123,16 @@ def _read_place(token: str) -> Place | None:
         return None
     try:
         found: Any = json.loads(urlsafe_b64decode(token))
-        day, time, sequence = found
-        if not (isinstance(day, str) and isinstance(time, str) and isinstance(sequence, int)):
+        day, time, log, sequence = found
+        if not all(isinstance(each, str) and each.isascii() for each in (day, time)):
             raise TypeError  # noqa: TRY301 - one way out
-        if not (0 <= sequence < 1 << 63 and day.isascii() and time.isascii()):
+        if not all(type(each) is int and 0 <= each < 1 << 63 for each in (log, sequence)):
             raise ValueError  # noqa: TRY301 - the same
     except (ValueError, TypeError, RecursionError):
         raise InvalidFieldError(
             "not a next_page_token", field="page_token", remedy="leave it out to begin anew"
         ) from None
-    return Place(day, time, sequence)
+    return Place(day, time, log, sequence)
 
 
 def _to_proto(access: Access, *, of_all: bool) -> pb.Access:

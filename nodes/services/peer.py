@@ -25,10 +25,11 @@ _LIVE: Final = b"\x0a"  # field 1, length-delimited: both `subjects` and `signed
 _REVOKED: Final = b"\x12"  # field 2, length-delimited: `revoked_attestations`
 _CHUNK: Final = 1 << 20
 
-WATCHES: Final = 4
-"""Streams of changes that a province may have: one a node, and some that broke unnoticed."""
-PRESENCES: Final = 2
-"""Presence filters that a province may read at once."""
+WATCHES: Final = 64
+"""Streams of changes that a province may have: one for each process of its nodes, all of which may
+have come to this one, and some that broke unnoticed."""
+PRESENCES: Final = 8
+"""Presence filters that a province may read at once: its processes may start together."""
 
 
 class PeerService:

@@ -1,15 +1,21 @@
 """What peers answered, kept until a change of theirs says otherwise (design.md §8).
 
-``p:{subject}``
+``p:{subject}NAME``
     a hash a fingerprint: field = province, value = generation (8) and the answer, each field with
     its own expiry.
-``y``
-    a hash: field = province, value = cursor (32) and generation (8): up to which of the peer's
-    changes all is forgotten here that they ended.
+``y:{PROVINCE}:NAME``
+    cursor (32) and generation (8): up to which of the peer's changes all is forgotten here that
+    they ended.
+
+NAME is the process's own, of several on one store: what one puts that has not heard of a change
+yet, another, which has and says that it is fresh, would read after it. So each keeps its own
+answers. Who is gone for good leaves its cursors for some days, and its answers for one.
 
 The cursor is written after the deletions that it stands for. The append-only file is a log: a
 crash that loses its tail loses the cursor before any deletion, and the changes are heard again. So
-what a server that came back holds counts only once its cursor was read again.
+what a server that came back holds counts only once its cursor was read again. The braces keep all
+that is known of one peer in one server's log; where the answers lie in others' (`PeerAnswers`, not
+``ordered``), those from before a loss count no more.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exchange.errors import InvalidFieldError, StoreUnavailableError
 from exchange.presence import SUBJECT_BYTES
+from exchange.statuslist import LISTS_OF_PROVINCE
 from nodes.store.changes import CURSOR_BYTES
 from nodes.store.statuses import drop, listed, longest, mark, merge
 
@@ -32,7 +39,8 @@ __all__ = ["PeerAnswers"]
 
 GENERATION_BYTES: Final = 8
 AT_ONCE: Final = 500
-CURSORS: Final = b"y"
+CURSOR_SECONDS: Final = b"604800"
+"""How long the cursor of a process stays that is gone: longer than any answer."""
 
 
 class PeerAnswers:
@@ -43,10 +51,19 @@ class PeerAnswers:
 
     :param connection: that of the node's own reads: what is asked in one tick leaves in one write,
         and what is put stands before what is forgotten later.
+    :param process: tells this process from the others on the store, also after a restart.
+    :param ordered: whether cursor and answers lie in one server's log. Where they do not (a
+        cluster), a server may lose deletions that the cursor stands for: each time that any server
+        was lost (`lives`), and at each start, all that was put before counts no more.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self, connection: Connection, process: bytes = b"", *, ordered: bool = True
+    ) -> None:
         self._connection = connection
+        self._process = process
+        self._ordered = ordered
+        self._putting: set[asyncio.Future[Any]] = set()
         self._lives = -1
         self._generations: dict[bytes, bytes] = {}
 
@@ -59,7 +76,7 @@ class PeerAnswers:
         if not self._known():
             return [{} for _ in subjects]
         replies = await self._connection.ask(
-            [(b"HGETALL", _answers_key(each)) for each in subjects]
+            [(b"HGETALL", self._answers_key(each)) for each in subjects]
         )
         known = self._known()
         found: list[dict[str, bytes]] = []
@@ -85,10 +102,14 @@ class PeerAnswers:
         if generation is None:
             return
         until = b"%d" % expires
-        self._connection.execute(
-            *(b"HSETEX", _answers_key(subject), b"EXAT", until),
+        putting = self._connection.execute(
+            *(b"HSETEX", self._answers_key(subject), b"EXAT", until),
             *(b"FIELDS", b"1", field, generation + answer),
-        ).add_done_callback(_let_go)
+        )
+        if not self._ordered:
+            self._putting.add(putting)
+            putting.add_done_callback(self._putting.discard)
+        putting.add_done_callback(_let_go)
 
     async def forget(
         self,
@@ -112,22 +133,25 @@ class PeerAnswers:
         _check(cursor)
         commands = mark(province, revoked, longest())
         commands += [
-            (b"HDEL", _answers_key(subjects[at : at + SUBJECT_BYTES]), field)
+            (b"HDEL", self._answers_key(subjects[at : at + SUBJECT_BYTES]), field)
             for at in range(0, len(subjects), SUBJECT_BYTES)
         ]
         generation = self._generation(field)
+        if self._putting:  # what a cluster sends on to another server may arrive late
+            await asyncio.wait(self._putting)
         for at in range(0, len(commands), AT_ONCE):
             await self._connection.ask(commands[at : at + AT_ONCE])
         if self._generation(field) != generation:
             raise _lost()
-        await self._connection.ask([(b"HSET", CURSORS, field, cursor + generation)])
+        await self._set(province, cursor + generation)
 
     async def begin(self, province: str, cursor: bytes, revoked: Mapping[int, bytes]) -> None:
         """Begin anew with a peer: all that it answered before counts no more.
 
         :param cursor: 32 bytes: where to continue.
-        :param revoked: for a list's number its bits, added to those at hand; other lists are
-            forgotten.
+        :param revoked: for a list's number its bits, added to those at hand. Other lists stay,
+            of which another process may have heard since; but are forgotten where there would be
+            too many.
         :raises InvalidFieldError: one of them has not its shape; nothing is changed.
         :raises StoreUnavailableError: begin again.
         """
@@ -137,7 +161,8 @@ class PeerAnswers:
         self._known().pop(field, None)
         lives = self._connection.lives
         lists = {int(each) for each in await self._connection.execute(*listed(province))}
-        others = sorted(lists - revoked.keys())
+        too_many = len(lists | revoked.keys()) > LISTS_OF_PROVINCE
+        others = sorted(lists - revoked.keys()) if too_many else []
         for at in range(0, len(others), AT_ONCE):
             await self._connection.ask(drop(province, others[at : at + AT_ONCE]))
         for command in commands:  # 32 KiB each
@@ -145,7 +170,7 @@ class PeerAnswers:
         if self._connection.lives != lives:
             raise _lost()
         generation = secrets.token_bytes(GENERATION_BYTES)
-        await self._connection.ask([(b"HSET", CURSORS, field, cursor + generation)])
+        await self._set(province, cursor + generation)
         self._learn(lives, field, generation)
 
     async def cursor(self, province: str) -> bytes | None:
@@ -155,7 +180,9 @@ class PeerAnswers:
         """
         field = province.encode()
         lives = self._connection.lives
-        stored = await self._connection.execute(b"HGET", CURSORS, field)
+        stored = await self._connection.execute(
+            *(b"GETEX", self._cursor_key(province), b"EX", CURSOR_SECONDS)
+        )
         if stored is None:
             self._known().pop(field, None)
             return None
@@ -164,8 +191,22 @@ class PeerAnswers:
                 "something else stands where a peer's cursor should be",
                 remedy="give the node a database of its own",
             )
-        self._learn(lives, field, stored[CURSOR_BYTES:])
+        generation = stored[CURSOR_BYTES:]
+        if not self._ordered:
+            generation = self._known().get(field) or secrets.token_bytes(GENERATION_BYTES)
+        self._learn(lives, field, generation)
         return bytes(stored[:CURSOR_BYTES])
+
+    async def _set(self, province: str, value: bytes) -> None:
+        await self._connection.ask(
+            [(b"SET", self._cursor_key(province), value, b"EX", CURSOR_SECONDS)]
+        )
+
+    def _cursor_key(self, province: str) -> bytes:
+        return b"y:{%b}:%b" % (province.encode(), self._process)
+
+    def _answers_key(self, subject: bytes) -> bytes:
+        return b"p:{%b}%b" % (subject, self._process)
 
     def _known(self) -> dict[bytes, bytes]:
         """Generations by province, as far as they were read since the store was last lost."""
@@ -185,10 +226,6 @@ class PeerAnswers:
         if self._lives != lives:
             raise _lost()
         known[field] = generation
-
-
-def _answers_key(subject: bytes) -> bytes:
-    return b"p:{%b}" % subject
 
 
 def _check(cursor: bytes) -> None:

@@ -19,7 +19,7 @@ import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -60,7 +60,7 @@ class Batch:
     :param cursor: where to continue after it, 32 bytes.
     :param as_of: up to when nothing is missing, by the node's clock; None where more follows.
     :param subjects: fingerprints of those concerned, 8 bytes each, one after another.
-    :param generation: of the presence filter.
+    :param generation: of the presence filter; 0 while there is none yet.
     """
 
     cursor: bytes
@@ -105,6 +105,8 @@ class Feed:
     :param build: makes a presence filter of all whom the store holds (`nodes.store.presence`).
     :param heartbeat: seconds after which it speaks though nothing happened.
     :param rebuild_hours: after which those who left are dropped from the filter.
+    :param number: numbers a filter that was built (`nodes.store.presence.number`); None where no
+        other process is on the store.
     """
 
     def __init__(
@@ -115,14 +117,15 @@ class Feed:
         *,
         heartbeat: float = 5.0,
         rebuild_hours: float = 24.0,
+        number: Callable[[int, datetime, timedelta], Awaitable[int]] | None = None,
     ) -> None:
         self._changes = changes
         self._build = build
         self._clock = clock
         self._heartbeat = heartbeat
-        self._rebuild_seconds = rebuild_hours * 3600
-        # From the time, so that it also grows where the node starts anew.
-        self._generation = int(clock().timestamp() * 1_000_000) - 1
+        self._lasts = timedelta(hours=rebuild_hours)
+        self._number = number or _number_alone
+        self._generation = 0
         self._beginnings = 0
         """How often the changes did not go on where they were left."""
         self._filter: PresenceFilter | None = None
@@ -378,13 +381,14 @@ class Feed:
                 continue
             pause = SHORTEST_PAUSE
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._rebuild_seconds):
+                async with asyncio.timeout(self._lasts.total_seconds()):
                     await self._rebuild.wait()
 
     async def _renew(self) -> None:
         # Not the store's end: what was heard is seen to be there still before anything follows it.
         beginnings, cursor = self._beginnings, self._heard
         made = await self._build()
+        generation = await self._number(self._generation, self._clock(), self._lasts)
         # What came to the old one meanwhile; from here on, what arrives comes to the new one.
         while not _reaches(cursor, self._arrived):
             entries = await self._changes.since(cursor, PAGE)
@@ -395,10 +399,16 @@ class Feed:
                 await asyncio.sleep(SHORTEST_PAUSE)
         if self._beginnings != beginnings:
             raise StoreUnavailableError("the store came back otherwise than it was")
-        self._generation += 1
+        self._generation = generation
         self._filter = made
         self._rebuild.clear()
         self._built.set()
+
+
+async def _number_alone(before: int, now: datetime, lasts: timedelta) -> int:
+    """From the time, so that it also grows where the node starts anew."""
+    del lasts
+    return before + 1 if before else int(now.timestamp() * 1_000_000)
 
 
 def _reaches(cursor: bytes, other: bytes) -> bool:

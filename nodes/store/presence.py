@@ -4,6 +4,10 @@ A small store's is built where the node runs. A large one's takes seconds of CPU
 node has not: ``python -m nodes.store.presence`` builds it, with a connection of its own, 12 bytes
 of memory a subject at most, and the least priority. The store's address, which may hold a
 password, comes by its standard input, and where that closes (the node died) it ends.
+
+``g``
+    the number of the newest filter that any process on the store has built, by which peers know
+    that there is a better one than theirs.
 """
 
 from __future__ import annotations
@@ -23,8 +27,11 @@ from nodes.telemetry import configure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime, timedelta
 
-__all__ = ["Subjects", "build"]
+    from nodes.store.connection import Connection
+
+__all__ = ["Subjects", "build", "number"]
 
 AT_HAND: Final = 20_000
 """Subjects that this process sees to itself: some hundredths of a second, in small steps."""
@@ -37,6 +44,15 @@ GROWTH: Final = 1.25
 CHUNK: Final = 1 << 18
 HEADER: Final = struct.Struct(">QQ")
 """The length in bytes and the number of subjects; a length of 0: that many bytes of an error."""
+
+
+NUMBER: Final = b"""\
+local there, mine = tonumber(redis.call('GET', KEYS[1]) or 0), tonumber(ARGV[1])
+if there > mine and there >= tonumber(ARGV[3]) then return there end
+local new = math.max(tonumber(ARGV[2]), there + 1, mine + 1)
+redis.call('SET', KEYS[1], string.format('%.0f', new))
+return new
+"""
 
 
 class Subjects(Protocol):
@@ -64,6 +80,23 @@ async def build(store: Subjects, url: str, *, at_hand: int = AT_HAND) -> Presenc
         made.add_all(packed[at : at + STEP * SUBJECT_BYTES])
         await asyncio.sleep(0)
     return made
+
+
+async def number(connection: Connection, before: int, now: datetime, lasts: timedelta) -> int:
+    """Number a filter that was built just now: as others on the store, where theirs are as good.
+
+    Any filter misses nobody; a newer one only has fewer in it who have left. So a peer that comes
+    to another process, or to one that has started anew, need not fetch all again.
+
+    :param before: of the process's last one; 0 for none.
+    :param now: the time, which the numbers follow (microseconds): they also grow where the store
+        came back from an older copy.
+    :param lasts: how long a filter is good.
+    :raises StoreUnavailableError: no answer.
+    """
+    time, oldest = (int(each.timestamp() * 1_000_000) for each in (now, now - lasts))
+    given = [b"%d" % each for each in (before, time, oldest)]
+    return int(await connection.execute(b"EVAL", NUMBER, b"1", b"g", *given))
 
 
 async def _collect(store: Subjects, most: int) -> bytearray | None:

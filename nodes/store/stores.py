@@ -24,11 +24,12 @@ class Stores:
     appeals: AppealStore
 
     @classmethod
-    async def open(cls, url: str, province: str) -> Stores:
+    async def open(cls, url: str, province: str, process: bytes = b"") -> Stores:
         """Connect.
 
         :param url: `nodes.store.address.StoreAddress.parse` has the forms.
         :param province: the node's own.
+        :param process: tells this process from the others on the store, also after a restart.
         :raises InvalidFieldError: the URL (field ``store.url``).
         :raises StoreUnavailableError: no answer, or the server would forget what it was given.
         """
@@ -41,7 +42,7 @@ class Stores:
         return cls(
             attestations,
             StatusStore(province, attestations.reads, attestations.writes),
-            PeerAnswers(attestations.reads),
+            PeerAnswers(attestations.reads, process),
             changes,
             AppealStore(province, attestations.reads, attestations.writes),
         )

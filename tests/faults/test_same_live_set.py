@@ -463,8 +463,8 @@ class Country(RuleBasedStateMachine):
     async def of_peers(self, province):
         """All in the store that no fsync was waited for."""
         raw = self.raw[province]
-        keys = [b"y"]
-        for pattern in (b"p:*", b"b:*", b"l:*"):
+        keys: list[bytes] = []
+        for pattern in (b"y:*", b"p:*", b"b:*", b"l:*"):
             keys += await raw.execute(b"KEYS", pattern)
         kept = [key for key in keys if province.encode() not in key]
         values = await raw.pipeline([(b"DUMP", key) for key in kept])
@@ -553,7 +553,7 @@ class Country(RuleBasedStateMachine):
                 await self.compare(node, peer, token)
 
     async def stored(self, province, peer):
-        return (await self.raw[province].execute(b"HGET", b"y", peer.encode()))[:32]
+        return (await self.raw[province].execute(b"GET", b"y:{%b}:" % peer.encode()))[:32]
 
     async def compare(self, node, peer, token):
         sync = node.syncs[peer]

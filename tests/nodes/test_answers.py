@@ -203,16 +203,114 @@ async def test_bits_are_merged_and_never_cleared(store, answers):
     assert {len(bits) for bits in loaded.values()} == {LIST_BYTES}
 
 
-async def test_lists_that_a_begin_does_not_name_are_forgotten(store, answers, raw):
+async def test_lists_that_a_begin_does_not_name_are_forgotten_where_there_are_too_many(
+    store, answers, raw, monkeypatch
+):
     """Else whoever names others each time would fill the store."""
+    monkeypatch.setattr("nodes.store.answers.LISTS_OF_PROVINCE", 1201)
     for province in (SHANGHAI, GUANGDONG):
         await answers.begin(province, cursor(1), dict.fromkeys(range(1200), b"\x01"))
-    await answers.begin(GUANGDONG, cursor(2), {7: b"\x02", 1200: b"\x01"})
     statuses = StatusStore(SICHUAN, store.reads, store.writes)
+    await answers.begin(GUANGDONG, cursor(2), {7: b"\x02", 1200: b"\x01"})
+    assert len(await statuses.load(GUANGDONG)) == 1201
+    await answers.begin(GUANGDONG, cursor(3), {7: b"\x04", 1201: b"\x01"})
     loaded = await statuses.load(GUANGDONG)
-    assert {number: bits[0] for number, bits in loaded.items()} == {7: 3, 1200: 1}
+    assert {number: bits[0] for number, bits in loaded.items()} == {7: 7, 1201: 1}
     assert len(await raw.execute(b"KEYS", b"b:{440000}:*")) == 2
     assert len(await statuses.load(SHANGHAI)) == 1200
+
+
+# Several processes on one store
+
+
+@pytest.fixture
+def two(store: AttestationStore) -> tuple[PeerAnswers, PeerAnswers]:
+    return PeerAnswers(store.reads, b"process1"), PeerAnswers(store.reads, b"process2")
+
+
+async def test_what_one_process_puts_after_a_change_that_another_heard_is_not_read_by_that_one(two):
+    ahead, behind = two
+    one = subject()
+    for each in two:
+        await each.begin(GUANGDONG, cursor(8), {})
+        each.put(GUANGDONG, one, b"before the change", soon())
+    await ahead.forget(GUANGDONG, one, [], cursor(9))
+    behind.put(GUANGDONG, one, b"before the change", soon())
+    assert await behind.get([one]) == [{GUANGDONG: b"before the change"}]
+    assert await ahead.get([one]) == [{}]
+    assert await ahead.cursor(GUANGDONG) == cursor(9)
+    assert await behind.cursor(GUANGDONG) == cursor(8)
+
+
+async def test_one_process_that_begins_anew_keeps_what_another_has_just_heard(store, two):
+    first, second = two
+    await first.begin(GUANGDONG, cursor(1), {1: b"\x01"})
+    await second.begin(GUANGDONG, cursor(1), {1: b"\x01"})
+    await first.forget(GUANGDONG, b"", [(2, 0)], cursor(2))
+    await second.begin(GUANGDONG, cursor(1), {1: b"\x01"})  # a state from before list 2
+    third = StatusStore(SICHUAN, store.reads, store.writes)
+    assert sorted(await third.load(GUANGDONG)) == [1, 2]
+
+
+async def test_what_a_process_leaves_that_is_gone_for_good_ends(two, raw):
+    first, _ = two
+    await first.begin(GUANGDONG, cursor(1), {})
+    first.put(GUANGDONG, subject(), b"answer", soon())
+    (key,) = await raw.execute(b"KEYS", b"p:*")
+    assert key.endswith(b"process1")
+    key = b"y:{440000}:process1"
+    assert 86_400 < await raw.execute(b"TTL", key) <= 7 * 86_400
+    await raw.execute(b"EXPIRE", key, b"60")
+    await first.cursor(GUANGDONG)  # as at each heartbeat: it lives
+    assert await raw.execute(b"TTL", key) > 86_400
+
+
+async def test_a_store_of_the_time_of_one_process_begins_anew(answers, raw):
+    one = subject()
+    await raw.execute(b"HSET", b"y", GUANGDONG.encode(), cursor(5) + b"generate")
+    await raw.execute(b"HSET", b"p:{%b}" % one, GUANGDONG.encode(), b"generate" + b"old")
+    assert await answers.cursor(GUANGDONG) is None
+    assert await answers.get([one]) == [{}]
+    await answers.begin(GUANGDONG, cursor(6), {})
+    assert await answers.get([one]) == [{}]
+
+
+async def test_where_cursor_and_answers_lie_apart_those_from_before_a_start_or_a_loss_do_not_count(
+    valkey, store
+):
+    def opened() -> PeerAnswers:
+        return PeerAnswers(store.reads, b"process1", ordered=False)
+
+    answers, one = opened(), subject()
+    await answers.begin(GUANGDONG, cursor(1), {})
+    answers.put(GUANGDONG, one, b"kept", soon())
+    await answers.forget(GUANGDONG, subject(), [], cursor(2))
+    assert await answers.cursor(GUANGDONG) == cursor(2)  # a heartbeat
+    assert await answers.get([one]) == [{GUANGDONG: b"kept"}]
+
+    again = opened()
+    assert await again.cursor(GUANGDONG) == cursor(2)
+    assert await again.get([one]) == [{}]
+    again.put(GUANGDONG, one, b"new", soon())
+    assert await again.get([one]) == [{GUANGDONG: b"new"}]
+
+    os.kill(valkey.pid, signal.SIGKILL)
+
+    async def back() -> bool:
+        return await again.cursor(GUANGDONG) == cursor(2)
+
+    await eventually(back)
+    assert await again.get([one]) == [{}]
+
+
+async def test_what_is_being_put_is_waited_for_before_it_is_forgotten_where_they_may_cross(store):
+    answers, one = PeerAnswers(store.reads, ordered=False), subject()
+    await answers.begin(GUANGDONG, cursor(1), {})
+    answers.put(GUANGDONG, one, b"old", soon())
+    assert len(answers._putting) == 1
+    await answers.forget(GUANGDONG, one, [], cursor(2))
+    assert not answers._putting
+    assert await answers.get([one]) == [{}]
 
 
 async def test_peers_bits_are_kept_for_as_long_as_anything_may_last(answers, raw):
@@ -287,7 +385,7 @@ async def test_another_process_continues_from_the_stored_cursor(store, answers):
 
 
 async def test_what_is_no_cursor_is_refused(answers, raw):
-    await raw.execute(b"HSET", b"y", GUANGDONG.encode(), b"something else")
+    await raw.execute(b"SET", b"y:{440000}:", b"something else")
     with pytest.raises(StoreUnavailableError, match="something else"):
         await answers.cursor(GUANGDONG)
 

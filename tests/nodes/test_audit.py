@@ -465,7 +465,7 @@ async def test_a_crowd_of_long_lists_keeps_its_threads_from_nobody_else(
 ):
     # The trust list is refreshed in the loop's own threads: 40 lists kept it waiting for 23 s.
     end = threading.Event()
-    monkeypatch.setattr(Days, "list", lambda *_: end.wait(30))
+    monkeypatch.setattr("nodes.audit.log.page", lambda *_: end.wait(30))
     async with opened() as log:
         lists = [asyncio.create_task(log.list(None)) for _ in range(40)]
         await asyncio.sleep(0)
@@ -614,14 +614,14 @@ async def test_old_days_are_removed_one_by_one_and_verify_knows(written, opened,
     async with opened() as log:
         log.record(entry())
         await log.flush()
-        await log._remove_day()
+        await log._remove_days()
         assert sorted(path.stem for path in written.glob("*.db"))[:2] == [
             "2022-01-11",
             "2022-01-12",
         ]
-        await log._remove_day()  # 184 days and some hours old
+        await log._remove_days()  # 184 days and some hours old
         clock.now += DAY
-        await log._remove_day()
+        await log._remove_days()
         assert len(await everything(log)) == 4 + 1 + 2
     found = verify(written)
     assert (found.faults, found.begins.sequence) == ([], 8)
@@ -630,7 +630,7 @@ async def test_old_days_are_removed_one_by_one_and_verify_knows(written, opened,
 async def test_a_clock_that_leaps_removes_nothing(written, opened, clock):
     clock.now = NOON + 2000 * DAY
     async with opened() as log:
-        await log._remove_day()
+        await log._remove_days()
         clock.now = NOON + 2 * DAY
         log.record(entry())
         assert len(await everything(log)) == 13
@@ -643,7 +643,7 @@ async def test_the_day_that_is_written_is_never_removed(written, opened, clock):
         log.record(entry())
         await log.flush()
         for _ in range(5):
-            await log._remove_day()
+            await log._remove_days()
         assert len(await everything(log)) == 4
     assert not faults(written)
 
@@ -652,7 +652,7 @@ async def test_a_day_under_an_older_name_is_not_removed(written, opened, clock):
     (written / "2022-01-10.db").rename(written / "2020-01-01.db")
     async with opened() as log:
         with capture_logs() as logged:
-            await log._remove_day()
+            await log._remove_days()
         assert [each["event"] for each in logged] == ["audit.day_not_removed"]
     assert (written / "2020-01-01.db").exists()
 
@@ -801,7 +801,7 @@ async def test_a_day_without_start_and_lines_is_refused_in_words(written, opened
             log.record(entry())
             await log.flush()
             with capture_logs() as logged:
-                await log._remove_day()
+                await log._remove_days()
             assert [each["event"] for each in logged] == ["audit.day_not_removed"]
 
 

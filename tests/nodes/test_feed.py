@@ -10,7 +10,7 @@ import random
 import secrets
 import signal
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -322,6 +322,58 @@ async def _small(store, url):
     if made.count:
         return made
     return PresenceFilter.sized(0)
+
+
+def numbered(store, url, changes, **options):
+    """The feed of one of several processes on the store."""
+    return Feed(
+        *(changes, functools.partial(presence.build, store, url), now),
+        heartbeat=HEARTBEAT,
+        number=functools.partial(presence.number, store.reads),
+        **options,
+    )
+
+
+async def test_filters_of_several_processes_bear_one_number_until_one_is_due(
+    valkey, store, changes
+):
+    first, second = (numbered(store, valkey.url, changes) for _ in range(2))
+    async with running(first), running(second):
+        number = (await first.presence()).generation
+        assert (await second.presence()).generation == number
+        first._rebuild.set()  # it is full, say
+        await eventually(lambda: asyncio.sleep(0, first._generation != number))
+        assert first._generation > number
+        second._rebuild.set()
+        await eventually(lambda: asyncio.sleep(0, second._generation != number))
+        assert second._generation == first._generation
+    async with running(numbered(store, valkey.url, changes)) as again:  # after a restart
+        assert (await again.presence()).generation == first._generation
+
+
+async def test_a_number_that_is_too_old_is_not_taken_again(store):
+    lasts, time = timedelta(hours=24), now()
+    number = await presence.number(store.reads, 0, time, lasts)
+    assert await presence.number(store.reads, 0, time + lasts, lasts) == number
+    newer = await presence.number(store.reads, 0, time + 2 * lasts, lasts)
+    assert newer > number
+    # A store that came back from an older copy, and a clock that was put back.
+    assert await presence.number(store.reads, newer + 5, time, lasts) > newer + 5
+
+
+async def test_no_generation_is_announced_before_there_is_a_filter(store, changes):
+    may = asyncio.Event()
+
+    async def build():
+        await may.wait()
+        return PresenceFilter.sized(0)
+
+    feed = Feed(changes, build, now, heartbeat=HEARTBEAT)
+    async with running(feed), watching(feed, await changes.end()) as watcher:
+        await watcher.until(lambda w: w.batches)
+        assert not watcher.batches[-1].generation
+        may.set()
+        await watcher.until(lambda w: w.batches[-1].generation)
 
 
 async def test_a_build_that_fails_is_tried_again(store, changes):

@@ -80,6 +80,19 @@ async def test_a_new_key_lies_on_disk_for_its_owner_alone(ring, keys, trust, con
     assert again.signer(trust((new, KeyState.ACTIVE))).public == new
 
 
+async def test_a_key_that_another_process_made_signs_here_as_soon_as_it_is_active(
+    ring, keys, trust, configured
+):
+    other = Keyring(PROVINCE, keys, configured)
+    new, newer = [await other.generate(Algorithm.ES256) for _ in range(2)]
+    assert ring.holds(new)
+    after = trust((new, KeyState.ACTIVE), (configured.public, KeyState.ACTIVE))
+    assert ring.signer(after).public == new
+    # The newest of several signs, though an older one is at hand.
+    after = trust((newer, KeyState.ACTIVE), (new, KeyState.ACTIVE))
+    assert ring.signer(after).public == newer
+
+
 async def test_a_new_key_is_encrypted_where_the_configured_one_is(keys, configured):
     ring = Keyring(PROVINCE, keys, configured, b"a passphrase")
     new = await ring.generate(Algorithm.ES256)

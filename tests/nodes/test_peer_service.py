@@ -21,7 +21,7 @@ from exchange.v1 import peer_service_pb2 as pb
 from exchange.v1 import types_pb2
 from nodes.call import Call
 from nodes.identity import Identity, Role
-from nodes.services.peer import PeerService
+from nodes.services.peer import PRESENCES, WATCHES, PeerService
 from nodes.store import presence
 from nodes.store.attestations import AttestationStore
 from nodes.store.feed import Feed
@@ -205,19 +205,19 @@ async def test_revoked_places_are_told_with_the_filter(service, store):
     assert found == {(3, 12), (9, (1 << 18) - 1)}
 
 
-async def test_a_third_reading_of_the_filter_by_a_province_is_refused(service):
+async def test_one_reading_of_the_filter_too_many_by_a_province_is_refused(service):
     def reading(call=CALL):
         return service.get_presence(pb.GetPresenceRequest(), call)
 
-    first, second = reading(), reading()
-    for each in (first, second):
+    first, *others = readings = [reading() for _ in range(PRESENCES)]
+    for each in readings:
         await anext(each)
     with pytest.raises(OverloadedError):
         await anext(reading())
     await anext(another := reading(called_by("120000")))
     await first.aclose()  # its caller is gone
-    await anext(third := reading())
-    for each in (another, second, third):
+    await anext(later := reading())
+    for each in (another, *others, later):
         await each.aclose()
 
 
@@ -302,11 +302,15 @@ async def told_once(service, cursor, call=CALL):
     return stream
 
 
+async def told_each_once(service, cursor, count):
+    return await asyncio.gather(*(told_once(service, cursor) for _ in range(count)))
+
+
 async def test_a_provinces_newest_streams_win(service, store, feed):
     feed._heartbeat = 60  # so that they wait
     cursor = (await feed.presence()).cursor
     other = await told_once(service, cursor, called_by("120000"))
-    streams = [await told_once(service, cursor) for _ in range(4)]
+    streams = await told_each_once(service, cursor, WATCHES)
     waiting = [asyncio.ensure_future(_until_change(each)) for each in (other, *streams)]
     await asyncio.sleep(0)
     newest = await told_once(service, cursor)
@@ -322,11 +326,11 @@ async def test_a_provinces_newest_streams_win(service, store, feed):
 
 async def test_a_province_that_does_not_read_its_streams_is_refused_more(service, feed):
     cursor = (await feed.presence()).cursor
-    streams = [await told_once(service, cursor) for _ in range(8)]
+    streams = await told_each_once(service, cursor, 2 * WATCHES)
     with pytest.raises(OverloadedError):
         await told_once(service, cursor)
     # The older half ends as soon as it is read; then there is room again.
-    for each in streams[:4]:
+    for each in streams[:WATCHES]:
         with pytest.raises(OverloadedError, match="newer streams"):
             await anext(each)
     streams.append(await told_once(service, cursor))

@@ -170,7 +170,7 @@ class Store:
         assert await self.kept(subject, province) == answer
 
     async def stored(self, province=SICHUAN):
-        value = await self.attestations.reads.execute(b"HGET", b"y", province.encode())
+        value = await self.attestations.reads.execute(b"GET", b"y:{%b}:" % province.encode())
         return value and value[:32]
 
 
@@ -560,10 +560,10 @@ async def test_a_store_that_came_back_without_its_last_is_told_anew(begin, store
     peer = FakePeer(WANG)
     made = begin(peer)
     await synchronised(made)
-    earlier = await store.attestations.reads.execute(b"HGET", b"y", SICHUAN.encode())
+    earlier = await store.attestations.reads.execute(b"GET", b"y:{510000}:")
     peer.change(LI)
     await until(lambda: store_has(store, 2))
-    await store.attestations.reads.execute(b"HSET", b"y", SICHUAN.encode(), earlier)
+    await store.attestations.reads.execute(b"SET", b"y:{510000}:", earlier)
     await store.keep(LI)
     peer.greets = False
     peer.say(heartbeat(2))
@@ -726,6 +726,29 @@ async def _given(parts):
 
 
 # A new filter
+
+
+async def test_a_filter_is_not_fetched_anew_that_another_process_of_the_peer_has_in_no_newer_form(
+    begin,
+):
+    peer = FakePeer(WANG, generation=7)
+    made = begin(peer)
+    await synchronised(made)
+    for said in (6, 0, 7):
+        since = now()
+        peer.say(heartbeat(1, presence_generation=said))
+        await fresh(made, since)
+    assert made._renewal is None
+    # It is announced by one process, and given by another that has not built it yet.
+    peer.say(heartbeat(1, presence_generation=8))
+    await until(lambda: nudged(peer, len(peer.watched) == 2))
+    await synchronised(made)
+    for _ in range(3):
+        since = now()
+        peer.say(heartbeat(1, presence_generation=8))
+        await fresh(made, since)
+    assert made._renewal is None
+    assert (peer.fetched, made.generation) == (2, 7)
 
 
 async def test_a_new_filter_is_fetched_and_nothing_said_meanwhile_is_lost(begin):
