@@ -68,6 +68,7 @@ CODES = 32
 _SLICE_SECONDS = 10.0
 _SAMPLES = 12
 """At least, however short it is."""
+_FEWEST = 6
 _TOLD_SECONDS = 300.0
 """A second half that is shorter says nothing of growth: caches still fill."""
 _FAILED = 0.001
@@ -383,7 +384,12 @@ def main() -> int:
         spawn = multiprocessing.get_context("spawn")
         pool = stack.enter_context(ProcessPoolExecutor(len(SHARES), mp_context=spawn))
         out = stack.enter_context(options.out.open("w")) if options.out else None
-        samples = list(samples_of(Soak(field, rate, slices, pool), options.seconds, out))
+        samples: list[dict[str, float]] = []
+        with contextlib.suppress(KeyboardInterrupt):  # what was seen until then is told
+            samples.extend(samples_of(Soak(field, rate, slices, pool), options.seconds, out))
+    if len(samples) < _FEWEST:
+        console.print("[red]样本太少 too few samples: nothing is said")
+        return 1
     right = verdict(samples)
     if options.plot:
         lines = "\n".join(map(json.dumps, samples))
