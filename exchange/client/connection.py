@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import itertools
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -217,7 +216,9 @@ class Connection:
         """
         time = asyncio.get_running_loop().time
         end = time() + (seconds or self._timeout)
-        for tries in itertools.count(1):
+        tries = 0
+        while True:
+            tries += 1
             try:
                 answer = await self._try(method, request, response, end)
             except grpc.aio.AioRpcError as error:
@@ -231,7 +232,6 @@ class Connection:
                 self._retries.answered()
                 return answer
             await asyncio.sleep(pause)
-        raise AssertionError("unreachable")
 
     async def _try(self, method: str, request: Any, response: type[Any], end: float) -> Any:
         time = asyncio.get_running_loop().time

@@ -29,8 +29,29 @@ _SOON_SECONDS: Final = 0.1
 """Before the third try of what broke on its way; the second, at another node, need not wait."""
 _JITTER: Final = 0.5
 """Of a pause, at most so much more: those who were refused together do not come back together."""
-_CREDIT: Final = 10.0
 _EARNED: Final = 0.1
+_WHEN_OVERLOADED: Final = 10.0
+_WHEN_BROKEN: Final = 1000.0
+"""More than one client has under way at a node that dies."""
+
+
+class _Credit:
+    """How many calls may be made again: so many, and then a tenth of those that are answered.
+
+    A crowd of clients must not keep a node down by asking again.
+    """
+
+    def __init__(self, most: float) -> None:
+        self._most = self._left = most
+
+    def earn(self) -> None:
+        self._left = min(self._most, self._left + _EARNED)
+
+    def takes(self) -> bool:
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Retries:
@@ -38,16 +59,17 @@ class Retries:
 
     A call that broke on its way, or that the node could not serve, is made again where the contract
     calls its method idempotent. One that the node had no room for was never begun, so any may be
-    made again, after the time that the node says; but those are at most a tenth of the calls that
-    were answered, and ten: a crowd of clients must not keep a node overloaded by asking again.
+    made again, after the time that the node says.
     """
 
     def __init__(self) -> None:
-        self._credit = _CREDIT
+        self._overloaded = _Credit(_WHEN_OVERLOADED)
+        self._broken = _Credit(_WHEN_BROKEN)
 
     def answered(self) -> None:
         """Note that a call was answered."""
-        self._credit = min(_CREDIT, self._credit + _EARNED)
+        self._overloaded.earn()
+        self._broken.earn()
 
     def pause(
         self, method: str, error: TongxingError, code: grpc.StatusCode, tries: int
@@ -59,19 +81,18 @@ class Retries:
         :param tries: how often it was made.
         """
         if isinstance(error, OverloadedError):
-            if tries >= MOST_WHEN_OVERLOADED or self._credit < 1:
-                return None
-            self._credit -= 1
-            return _later(error.retry_after or 0.0)
-        passing = isinstance(error, (StoreUnavailableError, AuditUnavailableError))
-        if (
-            not passing
-            or tries >= MOST_TRIES
-            or code is grpc.StatusCode.DEADLINE_EXCEEDED
-            or not may_be_repeated(method)
-        ):
+            again = tries < MOST_WHEN_OVERLOADED and self._overloaded.takes()
+            return _later(error.retry_after or 0.0) if again else None
+        again = (
+            isinstance(error, (StoreUnavailableError, AuditUnavailableError))
+            and tries < MOST_TRIES
+            and code is not grpc.StatusCode.DEADLINE_EXCEEDED
+            and may_be_repeated(method)
+            and self._broken.takes()
+        )
+        if not again:
             return None
-        if error.reason == "UNREACHABLE":  # it broke: what is left of its node's connection is gone
+        if error.reason == "UNREACHABLE":  # another node may have it at once
             return _later(_SOON_SECONDS * (tries - 1))
         return _later(error.retry_after or 0.0)
 
