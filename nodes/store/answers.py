@@ -33,7 +33,7 @@ from nodes.store.statuses import drop, listed, longest, mark, merge
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from nodes.store.connection import Connection
+    from nodes.store.connection import Command, Connection
 
 __all__ = ["PeerAnswers"]
 
@@ -41,6 +41,9 @@ GENERATION_BYTES: Final = 8
 AT_ONCE: Final = 500
 CURSOR_SECONDS: Final = b"604800"
 """How long the cursor of a process stays that is gone: longer than any answer."""
+
+TOUCH_SECONDS: Final = 3600.0
+"""How often the cursor of a peer that says nothing new is kept from its end: that is a write."""
 
 
 class PeerAnswers:
@@ -64,6 +67,7 @@ class PeerAnswers:
         self._process = process
         self._ordered = ordered
         self._putting: set[asyncio.Future[Any]] = set()
+        self._touched: dict[str, float] = {}
         self._lives = -1
         self._generations: dict[bytes, bytes] = {}
 
@@ -180,9 +184,12 @@ class PeerAnswers:
         """
         field = province.encode()
         lives = self._connection.lives
-        stored = await self._connection.execute(
-            *(b"GETEX", self._cursor_key(province), b"EX", CURSOR_SECONDS)
-        )
+        read: Command = (b"GET", self._cursor_key(province))
+        now = asyncio.get_running_loop().time()
+        if now > self._touched.get(province, -TOUCH_SECONDS) + TOUCH_SECONDS:
+            read = (b"GETEX", self._cursor_key(province), b"EX", CURSOR_SECONDS)
+            self._touched[province] = now
+        stored = await self._connection.execute(*read)
         if stored is None:
             self._known().pop(field, None)
             return None

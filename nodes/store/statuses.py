@@ -8,6 +8,8 @@
     a set: the lists of which anything is revoked.
 ``n``
     how many lists this province has opened.
+``ns``
+    a hash: for each kind the list that it fills, and the next of that one's slices.
 
 List numbers begin at a place that the store's id gives. A store that lost its disk opens other
 lists than those in which peers and gates remember revoked places.
@@ -19,7 +21,7 @@ import asyncio
 import secrets
 import time
 from array import array
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from exchange.attestations import LIFE
 from exchange.errors import InvalidFieldError
@@ -39,6 +41,23 @@ __all__ = ["LIST_BYTES", "StatusStore", "drop", "listed", "longest", "mark", "me
 LIST_BYTES: Final = LIST_SIZE // 8
 LISTS_AT_ONCE: Final = 16
 OPENED: Final = b"n"
+
+SLICED: Final = b"ns"
+SLICES: Final = 16
+"""In which a list is given out: were each process at each start given a whole one, a province of
+many processes would soon have more lists than its peers keep (`LISTS_OF_PROVINCE`)."""
+
+TAKE: Final = (
+    b"""\
+local at = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0)
+if at %% %d == 0 then return false end
+redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
+return at
+"""
+    % SLICES
+)
+"""The next slice of a kind's list: the list, times the slices in one, and its number; false at the
+list's end."""
 
 _KEEP: Final = b"""\
 redis.call('SADD', KEYS[2], ARGV[2])
@@ -142,15 +161,15 @@ class StatusStore:
     async def place(self, kind: Kind) -> tuple[int, int]:
         """Give a place that nobody was given before: a list's number and an index.
 
-        Each process and kind has a list of its own, and draws from it at random (Token Status
-        List, §12.5: herd privacy): no write is needed but once in 2^18 times.
+        Each kind has a list of its own, and each process a slice of it, from which it draws at
+        random (Token Status List, §12.5: herd privacy): no write is needed but once in 2^14 times.
 
         :raises StoreUnavailableError: no list could be opened.
         """
         while not (places := self._places.get(kind)):
             async with self._opening:
                 if not self._places.get(kind):
-                    self._places[kind] = _Places(await self._open())
+                    self._places[kind] = await self._open(kind)
         return places.draw()
 
     async def bits(self, province: str, number: int) -> bytes | None:
@@ -193,27 +212,34 @@ class StatusStore:
                 if bits is not None:
                     yield number, _padded(bits)
 
-    async def _open(self) -> int:
-        claim = identify()
-        known = b""
+    async def _open(self, kind: Kind) -> _Places:
+        identity = identify()
+        field = kind.name.encode()
+        taken: int | None = None
 
-        def change(reply: bytes | None) -> Change:
-            nonlocal known
-            known = store_id(claim, reply)
-            return Change(((b"INCR", OPENED),))
+        def take(reply: Any) -> Change:
+            nonlocal taken
+            taken = reply
+            return Change((identity,) if taken else ((b"INCR", OPENED), identity))
 
-        opened: int = await self._writes.submit(claim, change)
-        return _origin(known) + opened
+        reply = await self._writes.submit((b"EVAL", TAKE, b"1", SLICED, field), take)
+        if taken is None:
+            # Two that open lists at once leave the rest of one to nobody.
+            taken = int(reply) * SLICES
+            rest = (b"HSET", SLICED, field, b"%d" % (taken + 1))
+            reply = await self._writes.submit(identity, lambda _: Change((identity, rest)))
+        opened, slice_ = divmod(taken, SLICES)
+        return _Places(_origin(store_id(identity, reply)) + opened, slice_)
 
 
 class _Places:
-    """The places of one list that nobody was given yet."""
+    """The places of one list's slice that nobody was given yet."""
 
     __slots__ = ("_left", "_number")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, slice_: int) -> None:
         self._number = number
-        self._left = array("I", range(LIST_SIZE))
+        self._left = array("I", range(slice_, LIST_SIZE, SLICES))
 
     def __len__(self) -> int:
         return len(self._left)

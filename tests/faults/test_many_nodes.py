@@ -1,150 +1,379 @@
-"""Two nodes of one province on one store: one dies under load, and no call fails of it."""
+"""Several processes of one province on one store: whichever is asked, the province answers.
+
+Sichuan has a node of two processes, A and its worker C, and another node, B, with its own data;
+Guangdong has one. All of Sichuan's are on one Valkey.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import dataclasses
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
-import urllib.request
+import threading
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from waiting import has_evidence, until
+from waiting import heard, heard_from_all, is_recognised, until
 
-from exchange.client import Purpose
+from exchange import cose, statuslist
+from exchange.client import Client, Purpose, UnreachableError
+from exchange.client.admin import Keys
+from exchange.client.auditing import Accesses
+from exchange.errors import KeyStepError, RevokedError, StoreUnavailableError, TrustListError
+from exchange.v1 import attestation_service_pb2 as pb
+from exchange.v1 import key_service_pb2 as keys
+from exchange.v1 import recognition_service_pb2 as recognition
+from exchange.v1 import types_pb2 as types
+from nodes.audit.verifying import verify_all
 from nodes.embedded import EmbeddedValkey
 from nodes.trial import TrialExchange, free_ports, wait_until
 
-HOME = "510000"
-CALLERS = 8
-PURPOSE = Purpose.PURPOSE_ENTRY_CHECK
+SICHUAN, GUANGDONG = "510000", "440000"
+CHECK = Purpose.PURPOSE_ENTRY_CHECK
+ROWS = 1_500
+ENOUGH = 400
+REASON = "录入错误"
+NODE = (sys.executable, "-P", "-m", "nodes.cli", "node", "run")
 
 
-class Twin:
-    """One of the province's nodes, each with a folder, an address and metrics of its own."""
+@contextlib.contextmanager
+def shared_store(directory):
+    """A Valkey of nobody's own; its URL."""
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    valkey, ready = EmbeddedValkey(directory), threading.Event()
 
-    def __init__(self, exchange, store, number):
-        port, metrics = free_ports(2)
-        self._home = exchange.directory / HOME
-        self.address = f"127.0.0.1:{port}"
-        self._metrics = f"http://127.0.0.1:{metrics}/metrics"
-        self._log = self._home / f"node-{number}.log"
-        self._environment = os.environ | {
-            "TONGXING_LISTEN": self.address,
-            "TONGXING_DATA": str(self._home / f"data-{number}"),
-            "TONGXING_STORE__URL": store,
-            "TONGXING_METRICS__LISTEN": f"127.0.0.1:{metrics}",
+    async def keep():
+        await valkey.start()
+        ready.set()
+        await stop.wait()
+        await valkey.stop()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(keep(),))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield valkey.url
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+class Many:
+    """The exchange, and Sichuan's further processes."""
+
+    def __init__(self, exchange, store):
+        self.exchange, self.home = exchange, exchange.directory / SICHUAN
+        b, c = free_ports(2)
+        self.at = {
+            "A": exchange.addresses[SICHUAN],
+            "B": f"127.0.0.1:{b}",
+            "C": f"127.0.0.1:{c}",
         }
+        self.environment = {
+            "A": {"TONGXING_WORKER": "0/2"},
+            "B": {"TONGXING_LISTEN": self.at["B"], "TONGXING_DATA": str(self.home / "data-b")},
+            "C": {"TONGXING_LISTEN": self.at["C"], "TONGXING_WORKER": "1/2"},
+        }
+        for each in self.environment.values():
+            each |= {"TONGXING_STORE__URL": store, "TONGXING_LOG__LEVEL": "debug"}
+        self.processes = {}
 
     def start(self):
-        command = ["-P", "-m", "nodes.cli", "node", "run", "--config", self._home / "node.toml"]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *command], stdout=log, stderr=log, env=self._environment
+        sichuan = self.exchange.trust().profile(SICHUAN)
+        # By name: gRPC itself then knows but the first of them.
+        addresses = tuple(self.at[name].replace("127.0.0.1", "localhost") for name in "AB")
+        self.exchange.publish(dataclasses.replace(sichuan, addresses=addresses))
+        self.exchange.start("registry", GUANGDONG)
+        for name in self.at:
+            self.launch(name)
+        for name in self.at:
+            wait_until(f"{name} serves", lambda name=name: self.serves(name), 60)
+
+    def launch(self, name):
+        with self.exchange.log(SICHUAN).open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [*NODE, "--config", str(self.home / "node.toml")],
+                env=os.environ | self.environment[name],
+                stdout=log,
+                stderr=log,
             )
-        wait_until("the node serves", self._serves, 60)
 
-    def _serves(self):
-        assert self._process.poll() is None, self._log.read_text()
-        lines = self._log.read_text().splitlines()
-        return any(json.loads(line)["event"] == "node.serving" for line in lines if line)
+    def serves(self, name):
+        assert self.processes[name].poll() is None, self.exchange.log(SICHUAN).read_text()[-2000:]
+        host, _, port = self.at[name].rpartition(":")
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+            return True
+        return False
 
-    def kill(self):
-        self._process.kill()
-        self._process.wait()
+    def kill(self, name):
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
 
-    async def recorded(self):
-        """How many accesses it recorded: of each call one."""
-        with await asyncio.to_thread(urllib.request.urlopen, self._metrics, timeout=30) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-        samples = {sample.name: sample.value for family in families for sample in family.samples}
-        return samples["tongxing_audit_recorded_total"]
+    def stop(self):
+        for each in self.processes.values():
+            each.terminate()
+        for each in self.processes.values():
+            each.wait(30)
+
+    def client(self, name, who):
+        """A client of one of Sichuan's processes."""
+        return Client.from_files(
+            self.at[name],
+            province=SICHUAN,
+            certificate=self.home / f"{who}.pem",
+            key=self.home / f"{who}-key.pem",
+            trust=self.trust,
+        )
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, invented, no_traces):
+    # Short names: a socket's path has little room.
+    exchange = TrialExchange(
+        tmp_path_factory.mktemp("many"),
+        [SICHUAN, GUANGDONG],
+        issuers=dict.fromkeys((SICHUAN, GUANGDONG), (invented.ISSUER_CREDIT_CODE,)),
+        registry=True,
+    )
+    with shared_store(tmp_path_factory.mktemp("shared")) as url, exchange:
+        made = Many(exchange, url)
+        try:
+            made.start()
+            made.trust = exchange.live_trust("many")
+            yield made
+        finally:
+            made.stop()
+    no_traces(exchange)
 
 
 @pytest.fixture
-async def twins(tmp_path, invented):
-    valkey = EmbeddedValkey(tmp_path / "store")
-    await valkey.start()
-    exchange = TrialExchange(tmp_path / "x", [HOME], issuers={HOME: (invented.ISSUER_CREDIT_CODE,)})
-    made = [Twin(exchange, valkey.url, number) for number in (1, 2)]
-    try:
-        for twin in made:
-            await asyncio.to_thread(twin.start)
-        exchange.addresses[HOME] = ",".join(twin.address for twin in made)
-        yield exchange, *made
-    finally:
-        for twin in made:
-            twin.kill()
-        await valkey.stop()
+async def clients(many):
+    """Gives a client of one of Sichuan's processes; all are closed at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+        opened = {}
+
+        async def client(name, who):
+            if (name, who) not in opened:
+                opened[name, who] = await stack.enter_async_context(many.client(name, who))
+            return opened[name, who]
+
+        yield client
 
 
-class Callers:
-    """Some who call without a pause."""
-
-    def __init__(self, call):
-        self._call = call
-        self.answered = 0
-
-    async def __aenter__(self):
-        self._over = False
-        self._tasks = [asyncio.create_task(self._run()) for _ in range(CALLERS)]
-        return self
-
-    async def __aexit__(self, *_):
-        self._over = True
-        await asyncio.gather(*self._tasks)  # no call has failed
-
-    async def _run(self):
-        while not self._over:
-            await self._call()
-            self.answered += 1
-
-    async def some_more(self):
-        enough = self.answered + 4 * CALLERS
-        await until("more calls are answered", lambda: self.answered >= enough or self._failed())
-        assert not self._failed()
-
-    def _failed(self):
-        return any(task.done() for task in self._tasks)
+@pytest.fixture
+async def guangdong(many):
+    async with many.exchange.client(GUANGDONG, "app", trust=many.trust) as app:
+        yield app
 
 
-async def dies_and_comes_back(callers, first, second):
-    """Both are called; one dies; the other answers alone; the dead one comes back and is called."""
-
-    async def both():
-        await callers.some_more()
-        return min(await first.recorded(), await second.recorded()) > 0
-
-    async with callers:
-        await until("both are called", both)
-        first.kill()
-        await callers.some_more()
-        await asyncio.to_thread(first.start)
-        before = await first.recorded()
-
-        async def again():
-            await callers.some_more()
-            return await first.recorded() > before
-
-        await until("it is called again", again)
+def is_refused(decision):
+    return decision.outcome == recognition.OUTCOME_NOT_RECOGNIZED
 
 
-async def test_a_killed_node_fails_no_call_loses_nothing_and_is_called_again_when_it_is_back(
-    twins, people
+def is_red(decision):
+    return decision.colour == types.COLOUR_RED
+
+
+async def test_what_is_published_at_one_counts_at_all_at_once_and_elsewhere(
+    clients, guangdong, people
 ):
-    exchange, first, second = twins
-    acknowledged = []
-    async with exchange.client(HOME, "issuer") as issuer, exchange.client(HOME, "app") as app:
+    message = people.tested()
+    issuer = await clients("A", "issuer")
+    published, already = await issuer.publish(message)
+    assert not already
+    for name in "ABC":
+        app = await clients(name, "app")
+        assert is_recognised(await app.recognize(message.document, CHECK)), name
+        issuer = await clients(name, "issuer")
+        assert await issuer.get(published.id) == published
+    assert is_recognised(await heard(guangdong, message.document, is_recognised))
 
-        async def publish_and_read():
-            new = people.tested()
-            await issuer.publish(new)
-            acknowledged.append(new.attestation_id)
-            assert has_evidence(await app.recognize(new.document, PURPOSE))
 
-        await dies_and_comes_back(Callers(publish_and_read), first, second)
-        found = [await issuer.get(UUID(id_)) for id_ in acknowledged]
-    assert [str(each.id) for each in found] == acknowledged
+async def test_what_is_revoked_at_one_is_refused_at_all_at_once_and_elsewhere(
+    many, clients, guangdong, people
+):
+    message = people.tested()
+    published, _ = await (await clients("A", "issuer")).publish(message)
+    codes = {
+        name: (await (await clients(name, "app")).issue_health_code(message.document, CHECK))
+        for name in "AC"
+    }
+    await heard(guangdong, message.document, is_recognised)
+    for name in "ABC":  # each has signed the list as it was
+        await (await clients(name, "app")).status_lists([published.status.uri])
+    await (await clients("B", "issuer")).revoke(published.id, REASON)
+    for name in "ABC":
+        app = await clients(name, "app")
+        decision = await app.recognize(message.document, CHECK)
+        assert not is_recognised(decision), name
+        for code in codes.values():
+            judged = await app.verify_health_code(code.health_code.signed, CHECK)
+            assert judged.outcome != recognition.OUTCOME_RECOGNIZED, name
+        (signed,) = await app.status_lists([published.status.uri])
+        found = statuslist.verify(signed, many.trust(), datetime.now(UTC))
+        assert found.revoked(published.status.index), name
+        with pytest.raises(RevokedError):
+            await (await clients(name, "issuer")).get(published.id)
+    await heard(guangdong, message.document, lambda it: not is_recognised(it))
+
+
+async def test_one_id_that_is_published_at_all_at_once_is_one_attestation(clients, people):
+    issuers = [await clients(name, "issuer") for name in "ABC"]
+    for _ in range(10):
+        message = people.tested()
+        answers = await asyncio.gather(*(each.publish(message) for each in issuers))
+        assert [already for _, already in answers].count(False) == 1
+        published = {attestation for attestation, _ in answers}
+        assert len(published) == 1
+        (one,) = published
+        await issuers[0].revoke(one.id, REASON)
+        for each in issuers:
+            with pytest.raises(RevokedError):
+                await each.get(one.id)
+
+
+async def test_what_a_peer_answered_before_a_change_is_read_by_nobody_who_has_heard_of_it(
+    many, clients, people
+):
+    """All ask for the same traveller as fast as they can, while his own province reports a red."""
+    apps = [await clients(name, "app") for name in "ABC"]
+    for app in apps:
+        await heard_from_all(app, people.document())
+    async with many.exchange.client(GUANGDONG, "issuer", trust=many.trust) as issuer:
+        for _ in range(4):
+            test = people.tested()
+            await issuer.publish(test)
+            for app in apps:
+                await heard(app, test.document, is_recognised)
+            seen = set()
+
+            async def ask(app, document=test.document, seen=seen):
+                while len(seen) < len(apps):
+                    red = is_red(await app.recognize(document, CHECK))
+                    assert red or app not in seen
+                    if red:
+                        seen.add(app)
+
+            red = people.coloured("RED", document=test.document)
+            async with asyncio.timeout(60):
+                await asyncio.gather(*(ask(each) for each in apps), issuer.publish(red))
+            for app in apps:
+                for _ in range(5):
+                    assert is_red(await app.recognize(test.document, CHECK))
+
+
+async def test_each_process_of_a_node_shows_the_accesses_through_all(many, clients, people):
+    message = people.tested()
+    await (await clients("A", "issuer")).publish(message)
+    for name in "AC":
+        await (await clients(name, "app")).recognize(message.document, CHECK)
+    for name in "CA":
+        accesses = Accesses(await clients(name, "app"))
+
+        async def both(accesses=accesses):
+            page = await accesses.list(message.document)
+            return [each.method for each in page.accesses].count("Recognize") == 2
+
+        await until(f"{name} shows both", both)
+    found = verify_all(many.home / "data")
+    assert sorted(found) == [0, 1]
+    assert not any(each.faults for each in found.values())
+
+
+async def test_a_key_that_one_process_made_signs_in_the_others_once_it_is_active(
+    many, clients, guangdong, people
+):
+    old = {each.kid for each in (await Keys(await clients("A", "admin")).list()).keys}
+    _, kid = await Keys(await clients("C", "admin")).prepare()
+    admin = Keys(await clients("A", "admin"))
+
+    async def activated():
+        with contextlib.suppress(KeyStepError):  # Guangdong has not heard of it yet
+            await admin.activate(kid)
+        return any(
+            each.kid == kid and each.state == keys.KEY_STATE_ACTIVE
+            for each in (await admin.list()).keys
+        )
+
+    assert kid not in old
+    await until("it is active", activated)
+    for name in "AC":
+        issuer = await clients(name, "issuer")
+
+        async def signed(issuer=issuer):
+            message = people.tested()
+            await issuer.publish(message)
+            return (await raw_kid(issuer, message)) == kid
+
+        await until(f"{name} signs with it", signed)
+    # Another machine's is brought it by its operator.
+    issuer = await clients("B", "issuer")
+
+    async def lacks():
+        try:
+            await issuer.publish(people.tested())
+        except TrustListError:
+            return True
+        return False
+
+    await until("B lacks it", lacks)
+    shutil.copy2(many.home / "data" / "keys" / f"{kid}.pem", many.home / "data-b" / "keys")
+    message = people.tested()
+    await issuer.publish(message)
+    assert await raw_kid(issuer, message) == kid
+    await heard(guangdong, message.document, is_recognised)
+
+
+async def raw_kid(issuer, message):
+    """The kid under which an attestation stands."""
+    answer = await issuer.call(
+        "AttestationService/GetAttestation",
+        pb.GetAttestationRequest(attestation_id=message.attestation_id),
+        pb.GetAttestationResponse,
+    )
+    return cose.parse(answer.attestation.signed, cose.ObjectType.ATTESTATION).kid.hex()
+
+
+async def test_what_one_acknowledged_before_it_was_killed_is_found_at_another(
+    many, clients, guangdong, people
+):
+    """The last: A is gone."""
+    rows, acknowledged = [people.tested() for _ in range(ROWS)], set()
+
+    async def publish():
+        async for item in (await clients("A", "issuer")).publish_all(enumerate(rows)):
+            if item.error is None:
+                acknowledged.add(item.attestation_id)
+            else:
+                assert isinstance(item.error, StoreUnavailableError)
+            if len(acknowledged) == ENOUGH:
+                many.kill("A")
+
+    with pytest.raises(UnreachableError):
+        await publish()
+    assert ENOUGH <= len(acknowledged) < ROWS
+    other = await clients("B", "issuer")
+    limit = asyncio.Semaphore(64)
+
+    async def read(id_):
+        async with limit:
+            return await other.get(UUID(id_))
+
+    found = await asyncio.gather(*map(read, acknowledged))
+    assert {str(attestation.id) for attestation in found} == acknowledged
+    # Guangdong goes on with B where it was with A, and nothing of between is missing.
+    later = people.tested()
+    await other.publish(later)
+    await heard(guangdong, later.document, is_recognised)
+    known = [row for row in rows if row.attestation_id in acknowledged][-20:]
+    decisions = await guangdong.recognize_all([row.document for row in known], CHECK)
+    assert all(map(is_recognised, decisions))

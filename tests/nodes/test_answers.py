@@ -252,7 +252,7 @@ async def test_one_process_that_begins_anew_keeps_what_another_has_just_heard(st
     assert sorted(await third.load(GUANGDONG)) == [1, 2]
 
 
-async def test_what_a_process_leaves_that_is_gone_for_good_ends(two, raw):
+async def test_what_a_process_leaves_that_is_gone_for_good_ends(two, raw, monkeypatch):
     first, _ = two
     await first.begin(GUANGDONG, cursor(1), {})
     first.put(GUANGDONG, subject(), b"answer", soon())
@@ -262,6 +262,13 @@ async def test_what_a_process_leaves_that_is_gone_for_good_ends(two, raw):
     assert 86_400 < await raw.execute(b"TTL", key) <= 7 * 86_400
     await raw.execute(b"EXPIRE", key, b"60")
     await first.cursor(GUANGDONG)  # as at each heartbeat: it lives
+    assert await raw.execute(b"TTL", key) > 86_400
+    await raw.execute(b"EXPIRE", key, b"60")
+    await first.cursor(GUANGDONG)  # but writes nothing each time
+    assert await raw.execute(b"TTL", key) <= 60
+    monkeypatch.setattr("nodes.store.answers.TOUCH_SECONDS", 0.0)
+    await asyncio.sleep(0.001)
+    await first.cursor(GUANGDONG)
     assert await raw.execute(b"TTL", key) > 86_400
 
 

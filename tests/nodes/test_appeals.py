@@ -966,8 +966,10 @@ async def courier(box, liar):
 
     running = []
 
-    def start(poll_seconds=0.05):
-        made = AppealCourier(box, Links(), lambda: datetime.now(UTC), poll_seconds=poll_seconds)
+    def start(poll_seconds=0.05, **options):
+        made = AppealCourier(
+            box, Links(), lambda: datetime.now(UTC), poll_seconds=poll_seconds, **options
+        )
         running.append(asyncio.create_task(made.run()))
         return made
 
@@ -1068,6 +1070,29 @@ async def test_what_it_will_never_take_ends_and_what_it_has_taken_does_not(box, 
     assert answer.resolution is Resolution.REJECTED
     assert "胡小君" not in answer.reason
     assert (await box.get(taken.appeal.id.bytes)).appeal.answer is None
+
+
+async def test_of_several_processes_each_brings_what_was_filed_and_one_asks(box, liar, courier):
+    liar.say = honest
+    quiet = courier(asks=False)
+    sent = kept(answering=GUANGDONG)
+    await box.file(sent)
+    quiet.wake()
+
+    async def delivered():
+        return (await box.get(sent.appeal.id.bytes)).appeal.state is State.DELIVERED
+
+    await until("it is delivered", delivered)
+    quiet.wake()
+    await asyncio.sleep(0.3)  # six polls' time
+    assert len(liar.calls) == 1
+    liar.say = lambda request: honest(request, resolution=4, reason="属实")
+    courier()
+
+    async def has_answer():
+        return (await box.get(sent.appeal.id.bytes)).appeal.answer
+
+    await until("it has an answer", has_answer)
 
 
 async def test_what_waits_is_asked_about_in_turns(box, liar, courier, monkeypatch):

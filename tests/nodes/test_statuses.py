@@ -19,7 +19,7 @@ from exchange.vouching import CLOCK_SKEW
 from nodes.store.attestations import KEPT_LONGER, AttestationStore
 from nodes.store.connection import Connection
 from nodes.store.records import NewRecord, Record
-from nodes.store.statuses import LIST_BYTES, StatusStore, _Places, longest, mark
+from nodes.store.statuses import LIST_BYTES, SLICES, StatusStore, _Places, longest, mark
 from nodes.store.writer import Change
 
 SICHUAN, GUANGDONG = "510000", "440000"
@@ -57,16 +57,19 @@ async def calls(raw: Connection, command: str) -> int:
 # Places
 
 
-def test_a_list_gives_every_place_once_and_in_no_order():
-    places = _Places(5)
-    given = [places.draw() for _ in range(LIST_SIZE)]
-    assert not places
-    assert {number for number, _ in given} == {5}
-    drawn = [index for _, index in given]
+def test_a_lists_slices_give_every_place_once_and_in_no_order():
+    drawn = []
+    for slice_ in range(SLICES):
+        places = _Places(5, slice_)
+        given = [places.draw() for _ in range(LIST_SIZE // SLICES)]
+        assert not places
+        assert {number for number, _ in given} == {5}
+        drawn += [index for _, index in given]
+        near = sum(
+            abs(one - other) < 100 for one, other in itertools.pairwise(index for _, index in given)
+        )
+        assert near < len(given) // 300  # 0.08 % would be near by chance
     assert sorted(drawn) == list(range(LIST_SIZE))
-    assert drawn != sorted(drawn)
-    near = sum(abs(one - other) < 100 for one, other in itertools.pairwise(drawn))
-    assert near < LIST_SIZE // 500  # 0.08 % would be near by chance
 
 
 async def test_places_are_given_without_a_write_each(statuses, raw):
@@ -76,28 +79,51 @@ async def test_places_are_given_without_a_write_each(statuses, raw):
     assert await calls(raw, "incr") == 1
 
 
-async def test_every_kind_and_every_process_has_its_own_list(store, statuses):
+async def test_every_kind_has_its_own_list_and_every_process_a_slice_of_it(store, statuses):
     second = StatusStore(SICHUAN, store.reads, store.writes)
-    given = [await each.place(kind) for kind in Kind for each in (statuses, second)]
-    assert len({number for number, _ in given}) == len(given)
+    given = {
+        kind: [await each.place(kind) for each in (statuses, second) for _ in range(100)]
+        for kind in Kind
+    }
+    lists = [{number for number, _ in places} for places in given.values()]
+    assert sum(map(len, lists)) == len(set().union(*lists)) == len(Kind)
+    for places in given.values():
+        assert len(set(places)) == 200
+        first, other = (
+            {index % SLICES for _, index in some} for some in (places[:100], places[100:])
+        )
+        assert first.isdisjoint(other)
+
+
+async def test_many_starts_of_many_processes_open_few_lists(store, raw):
+    """Else a province would soon have more than its peers keep."""
+    starts = [StatusStore(SICHUAN, store.reads, store.writes) for _ in range(3 * SLICES)]
+    given = [await each.place(Kind.RECOVERY) for each in starts]
+    assert len(set(given)) == len(given)
+    assert len({number for number, _ in given}) == 3
+    # All at once: some open one that another has not told of yet.
+    starts = [StatusStore(SICHUAN, store.reads, store.writes) for _ in range(3 * SLICES)]
+    given += await asyncio.gather(*(each.place(Kind.RECOVERY) for each in starts))
+    assert len({(number, index % SLICES) for number, index in given}) == 6 * SLICES
 
 
 async def test_a_full_list_is_followed_by_another(statuses):
-    first, _ = await statuses.place(Kind.RECOVERY)
-    places = statuses._places[Kind.RECOVERY]
-    while places:
-        places.draw()
-    second, _ = await statuses.place(Kind.RECOVERY)
-    assert second == first + 1
+    numbers = []
+    for _ in range(SLICES + 1):
+        numbers.append((await statuses.place(Kind.RECOVERY))[0])
+        while places := statuses._places[Kind.RECOVERY]:
+            places.draw()
+    assert numbers == [numbers[0]] * SLICES + [numbers[0] + 1]
 
 
 async def test_an_opened_list_outlives_a_crash(valkey, store, statuses):
-    opened, _ = await statuses.place(Kind.RECOVERY)
+    opened, index = await statuses.place(Kind.RECOVERY)
     os.kill(valkey.pid, signal.SIGKILL)
     again = StatusStore(SICHUAN, store.reads, store.writes)
 
     async def another() -> bool:
-        return (await again.place(Kind.RECOVERY))[0] > opened
+        number, other = await again.place(Kind.RECOVERY)
+        return number == opened and other % SLICES == index % SLICES + 1
 
     await eventually(another)
 
