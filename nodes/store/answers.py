@@ -26,7 +26,7 @@ from nodes.store.statuses import drop, listed, longest, mark, merge
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from nodes.store.connection import Connection
+    from nodes.store.keyspace import Keyspace
 
 __all__ = ["PeerAnswers"]
 
@@ -45,7 +45,7 @@ class PeerAnswers:
         and what is put stands before what is forgotten later.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Keyspace) -> None:
         self._connection = connection
         self._lives = -1
         self._generations: dict[bytes, bytes] = {}

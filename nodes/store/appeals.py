@@ -56,7 +56,8 @@ from nodes.store.writer import BatchWriter, Change
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from nodes.store.connection import Command, Connection
+    from nodes.store.connection import Command
+    from nodes.store.keyspace import Keyspace
 
 __all__ = ["MEMBER_BYTES", "AppealStore", "Kept", "Standing", "of_holder", "of_issuer"]
 
@@ -147,7 +148,7 @@ class AppealStore:
     :param province: the node's own.
     """
 
-    def __init__(self, province: str, reads: Connection, writes: BatchWriter) -> None:
+    def __init__(self, province: str, reads: Keyspace, writes: BatchWriter) -> None:
         self._province = province
         self._reads = reads
         self._writes = writes
@@ -170,7 +171,7 @@ class AppealStore:
             nonlocal stored
             if held is not None:
                 stored = _same(_decode(held), new)
-            return Change((*self._listing(stored), (b"HSET", key, b"x", b"1")))
+            return Change(tuple(self._listing(stored)), then=((b"HSET", key, b"x", b"1"),))
 
         claim = (b"EVAL", FILE, b"1", key, _encode(new), new.issuer.encode())
         delivered, until = _seconds(new.appeal.delivered_at), b"%d" % self._until(new)

@@ -6,8 +6,8 @@
     the whole is forgotten when the last attestation that it revokes has ended.
 ``l:{PROVINCE}``
     a set: the lists of which anything is revoked.
-``n``
-    how many lists this province has opened.
+``{c}n``
+    how many lists this province has opened: where the store's id is, and lost with it alone.
 
 List numbers begin at a place that the store's id gives. A store that lost its disk opens other
 lists than those in which peers and gates remember revoked places.
@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from exchange.facts import Kind
-    from nodes.store.connection import Command, Connection
+    from nodes.store.connection import Command
+    from nodes.store.keyspace import Keyspace
     from nodes.store.writer import BatchWriter
 
 __all__ = ["LIST_BYTES", "StatusStore", "drop", "listed", "longest", "mark", "merge"]
 
 LIST_BYTES: Final = LIST_SIZE // 8
 LISTS_AT_ONCE: Final = 16
-OPENED: Final = b"n"
+OPENED: Final = b"{c}n"
 
 _KEEP: Final = b"""\
 redis.call('SADD', KEYS[2], ARGV[2])
@@ -132,7 +133,7 @@ class StatusStore:
     :param writes: its writer.
     """
 
-    def __init__(self, province: str, reads: Connection, writes: BatchWriter) -> None:
+    def __init__(self, province: str, reads: Keyspace, writes: BatchWriter) -> None:
         self._province = province
         self._reads = reads
         self._writes = writes
