@@ -94,7 +94,7 @@ class Servers:
             server.kill()
 
 
-DURABLE = ("--appendonly", "yes", "--save", "", "--repl-diskless-sync-delay", "0")
+DURABLE = ("--appendonly yes --appendfsync always --save '' --repl-diskless-sync-delay 0").split()
 
 
 class Cluster(Servers):

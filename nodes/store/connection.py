@@ -33,6 +33,10 @@ LONGEST_PAUSE: Final = 2.0
 FSYNC_MILLISECONDS: Final = 5_000
 """That the disks of a server and its replicas have for a write."""
 
+HEAR_MILLISECONDS: Final = 1_000
+"""That replicas have to hear of a write, before they are asked for their disks. Asked in the same
+breath, they answer before they have written, and again only a second later."""
+
 MARK: Final = b"w"
 """WAITAOF waits for this connection's own writes alone. Where a batch finds what another process
 has just written and changes nothing, one write to this key puts the wait behind the other's."""
@@ -399,8 +403,13 @@ class Connection:
             self._short = len((await self.execute(b"ROLE"))[2]) < replicas
             if self._short:
                 raise _few()
-        wait = (b"WAITAOF", b"1", b"%d" % replicas, b"%d" % FSYNC_MILLISECONDS)
-        *replies, confirmed = await self.pipeline([*commands, (b"SET", mark, b""), wait])
+        waits: list[Command] = [(b"WAITAOF", b"1", b"%d" % replicas, b"%d" % FSYNC_MILLISECONDS)]
+        if replicas:
+            waits.insert(0, (b"WAIT", b"%d" % replicas, b"%d" % HEAR_MILLISECONDS))
+        replies = await self.pipeline([*commands, (b"SET", mark, b""), *waits])
+        confirmed = replies.pop()
+        if replicas:
+            replies.pop()
         if isinstance(confirmed, StoreUnavailableError):
             raise replies[-1] if isinstance(replies[-1], StoreUnavailableError) else confirmed
         if confirmed[0] < 1:
