@@ -20,7 +20,7 @@ from nodes.embedded import _binary
 from nodes.trial import free_ports
 
 SECONDS = 30.0
-NODE_TIMEOUT = "1000"
+NODE_TIMEOUT = "2000"
 """Milliseconds after which a cluster's server counts as failing."""
 
 PRIMARIES = 3
@@ -44,6 +44,7 @@ class Server:
     def __init__(self, directory: Path, port: int, *options: str) -> None:
         directory.mkdir()
         self.port = port
+        self.bus = 0
         self._command = [str(_binary()), *options, "--port", str(port), "--bind", "127.0.0.1"]
         self._command += ["--dir", str(directory)]
         self._log = directory / "log"
@@ -58,7 +59,12 @@ class Server:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        wait_until(f"an answer at {self.port}", self.client.ping)
+        wait_until(f"an answer at {self.port}", self._answers)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self._log.read_text()
+        return bool(self.client.ping())
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -94,7 +100,10 @@ class Servers:
             server.kill()
 
 
-DURABLE = ("--appendonly yes --appendfsync always --save '' --repl-diskless-sync-delay 0").split()
+DURABLE = (
+    *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+    *("--repl-diskless-sync-delay", "0"),
+)
 
 
 class Cluster(Servers):
@@ -106,13 +115,12 @@ class Cluster(Servers):
 
     def __init__(self, directory: Path, *, replicas: int = 0, options: Sequence[str] = ()) -> None:
         super().__init__()
-        count = PRIMARIES * (1 + replicas)
-        cluster = ("--cluster-enabled", "yes", "--cluster-node-timeout", NODE_TIMEOUT)
-        for number, port in enumerate(_cluster_ports(count)):
-            server = Server(directory / f"s{number}", port, *DURABLE, *cluster, *options)
-            self.servers.append(server)
         self._directory = directory
+        cluster = ("--cluster-enabled", "yes", "--cluster-node-timeout", NODE_TIMEOUT)
         self._options = (*DURABLE, *cluster, *options)
+        count = PRIMARIES * (1 + replicas)
+        ports = free_ports(2 * count)
+        self.servers += map(self._server, ports[:count], ports[count:])
 
     def __enter__(self) -> Self:
         try:
@@ -128,6 +136,12 @@ class Cluster(Servers):
     def url(self) -> str:
         return "redis+cluster://" + ",".join(each.address for each in self.servers[:PRIMARIES])
 
+    def _server(self, port: int, bus: int) -> Server:
+        bus_option = ("--cluster-port", str(bus))
+        server = Server(self._directory / f"s{port}", port, *self._options, *bus_option)
+        server.bus = bus
+        return server
+
     def _join(self) -> None:
         primaries, replicas = self.servers[:PRIMARIES], self.servers[PRIMARIES:]
         bounds = [SLOTS * number // PRIMARIES for number in range(PRIMARIES + 1)]
@@ -136,7 +150,7 @@ class Cluster(Servers):
         for server, first, end in zip(primaries, bounds, bounds[1:], strict=False):
             server.ask("CLUSTER ADDSLOTSRANGE", first, end - 1)
         for server in self.servers[1:]:
-            self.servers[0].ask("CLUSTER MEET", "127.0.0.1", server.port)
+            self.servers[0].ask("CLUSTER MEET", "127.0.0.1", server.port, server.bus)
         ids = [server.id() for server in primaries]
         for number, replica in enumerate(replicas):
             of = ids[number % PRIMARIES]
@@ -159,16 +173,6 @@ class Cluster(Servers):
                         return next(each for each in self.servers if each.port == port)
         raise redis.RedisError(f"nobody has the slot {slot}")
 
-    def add(self) -> Server:
-        """One more server, of no slots."""
-        (port,) = _cluster_ports(1)
-        server = Server(self._directory / f"s{len(self.servers)}", port, *self._options)
-        self.servers.append(server)
-        server.start()
-        server.ask("CLUSTER MEET", "127.0.0.1", self.servers[0].port)
-        self.settle()
-        return server
-
     def move(self, slots: Iterable[int], target: Server) -> None:
         """Move slots with all that is in them, key by key, as resharding does."""
         there = target.id()
@@ -183,6 +187,18 @@ class Cluster(Servers):
                 source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
             for server in (target, source):
                 server.ask("CLUSTER SETSLOT", slot, "NODE", there)
+
+    @property
+    def moves_at_once(self) -> bool:
+        """Whether a server can move a slot in one step, as Valkey 9 does and Redis 8 does not."""
+        return any(b"MIGRATESLOTS" in line for line in self.servers[0].ask("CLUSTER HELP"))
+
+    def move_at_once(self, slot: int, target: Server) -> None:
+        """Move a slot in one step."""
+        there = target.id()
+        source = self.owner(slot)
+        source.ask("CLUSTER MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", there)
+        wait_until("the slot has moved", lambda: self.owner(slot) is target)
 
 
 class Sentinels(Servers):
@@ -247,11 +263,6 @@ class Sentinels(Servers):
         seen = dict(zip(fields, fields, strict=True))
         others, replicas = seen[b"num-other-sentinels"], seen[b"num-slaves"]
         return (int(others), int(replicas)) == (2, len(self.servers) - 1)
-
-
-def _cluster_ports(count: int) -> list[int]:
-    """Free ports whose bus ports, 10,000 above, are those of nobody's outgoing connections."""
-    return [port for port in free_ports(200 + count) if port + 10_000 < 32_768][:count]
 
 
 def _knows(server: Server, node: str) -> bool:

@@ -86,8 +86,8 @@ def _refusal(message: str) -> RefusalError:
 def _few() -> StoreUnavailableError:
     return StoreUnavailableError(
         "too few replicas confirm that the write is on their disks",
-        remedy="see whether the replicas run, follow and have an append-only file; they are as "
-        "many as store.replicas says",
+        remedy="try again; see whether the replicas run, follow and have an append-only file, and "
+        "how many store.replicas wants",
     )
 
 
@@ -230,7 +230,7 @@ class _Wire(asyncio.Protocol):
             due.popleft()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's
-        self.end("closed the connection", "")
+        self.end("closed the connection", "try again soon")
 
     def end(self, what: str, remedy: str) -> None:
         """Close the socket; every call that waits fails at once."""
@@ -281,8 +281,8 @@ class Connection:
         self._wire: _Wire | None = None
         self._closed = False
         self._returning: asyncio.Task[None] | None = None
-        self._short = False
-        """Whether it lacked replicas when it was last to confirm."""
+        self._doubted = True
+        """Whether it may lack replicas: it did when it was last to confirm, or is new."""
         self.lives = 0
         """How often it was made. A server that came back may have lost the last that it heard."""
 
@@ -322,7 +322,7 @@ class Connection:
     def leave(self, why: str) -> None:
         """End this life of the connection; calls that wait fail."""
         if self._wire is not None:
-            self._wire.end(why, "")
+            self._wire.end(why, "try again soon")
 
     async def close(self) -> None:
         """Close; calls that wait fail."""
@@ -399,10 +399,12 @@ class Connection:
         :return: the replies to the commands, and to the write of the mark.
         :raises StoreUnavailableError: no answer, or no word that it is on disk.
         """
-        if self._short:  # to wait again and again for replicas that are away would hold all up
-            self._short = len((await self.execute(b"ROLE"))[2]) < replicas
-            if self._short:
+        if replicas and self._doubted:
+            # To wait again and again for replicas that are away would hold everybody up.
+            name, _, followers, *_ = await self.execute(b"ROLE")
+            if name != b"master" or len(followers) < replicas:
                 raise _few()
+            self._doubted = False
         waits: list[Command] = [(b"WAITAOF", b"1", b"%d" % replicas, b"%d" % FSYNC_MILLISECONDS)]
         if replicas:
             waits.insert(0, (b"WAIT", b"%d" % replicas, b"%d" % HEAR_MILLISECONDS))
@@ -418,7 +420,7 @@ class Connection:
                 remedy="see whether its disk is slow or full",
             )
         if confirmed[1] < replicas:
-            self._short = True
+            self._doubted = True
             raise _few()
         return replies
 
@@ -453,6 +455,7 @@ class Connection:
             raise StoreUnavailableError(f"the store at {self._address} closed the connection")
         wire.on_lost = self._on_lost
         self._wire = wire
+        self._doubted = True
         self.lives += 1
         self._made()
 
@@ -462,7 +465,10 @@ class Connection:
         return future
 
     def _gone(self) -> StoreUnavailableError:
-        return StoreUnavailableError(f"no connection to the store at {self._address}")
+        return StoreUnavailableError(
+            f"no connection to the store at {self._address}",
+            remedy="try again soon; or see whether it runs",
+        )
 
     async def _find(self) -> StoreAddress:
         return self._address

@@ -68,7 +68,7 @@ class Everywhere:
             return await self._keyspace.execute(*command)
         servers = self._keyspace.servers
         replies = await asyncio.gather(*(server.execute(*command) for server in servers))
-        return sum(replies, []) if command[0] == b"KEYS" else replies
+        return [key for reply in replies for key in reply] if command[0] == b"KEYS" else replies
 
     def __getattr__(self, name):
         return getattr(self._keyspace, name)
