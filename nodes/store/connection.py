@@ -262,8 +262,8 @@ class Connection:
     ordered: Final = True
     """What is sent later is carried out later, and lost before what was sent earlier."""
 
-    _LEFT_FOR: ClassVar[frozenset[str]] = frozenset()
-    """Refusals that say that another server is to be looked for."""
+    _PRIMARY_ALONE: ClassVar[bool] = False
+    """Whether another server is to be looked for where this one is a replica."""
 
     def __init__(
         self,
@@ -475,7 +475,7 @@ class Connection:
 
     def _refused(self, message: str) -> RefusalError:
         refusal = _refusal(message)
-        if refusal.code in self._LEFT_FOR:
+        if refusal.code == "READONLY" and self._PRIMARY_ALONE:
             # Not amid the replies that came with it.
             self._loop.call_soon(self.leave, "is not the primary any more")
         return refusal
@@ -511,9 +511,14 @@ class Connection:
         if self._address.password:
             names = (self._address.username, self._address.password)
             commands.insert(0, (b"AUTH", *(name.encode() for name in names if name)))
-        for reply in await wire.pipeline(commands):
+        *replies, role = await wire.pipeline([*commands, (b"ROLE",)])
+        for reply in replies:
             if isinstance(reply, StoreUnavailableError):
                 raise reply
+        if self._PRIMARY_ALONE and (isinstance(role, RefusalError) or role[0] != b"master"):
+            raise StoreUnavailableError(
+                f"the store at {self._address} is a replica", remedy="wait for its failover"
+            )
 
     def _on_lost(self) -> None:
         self._wire = None

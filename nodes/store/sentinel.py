@@ -29,7 +29,7 @@ replicas would otherwise go on answering with what it last heard."""
 class SentinelConnection(Connection):
     """Asks for the primary whenever it connects, and leaves one that is the primary no more."""
 
-    _LEFT_FOR: ClassVar[frozenset[str]] = frozenset({"READONLY"})
+    _PRIMARY_ALONE: ClassVar[bool] = True
 
     def __init__(self, address: SentinelAddress, reply_seconds: float) -> None:
         super().__init__(address.primary, reply_seconds)

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import secrets
-import time
 from uuid import UUID
 
 import pytest
 from clusters import SLOTS, Cluster, wait_until
-from storing import new
 from streaming import Stream, comes_back
-from waiting import heard, until
+from waiting import heard
 
 from exchange.client import Purpose
-from exchange.errors import RevokedError, StoreUnavailableError
-from exchange.presence import subject_of
+from exchange.errors import RevokedError
 from exchange.v1 import recognition_service_pb2 as recognition
-from nodes.store import presence
-from nodes.store.attestations import AttestationStore
 from nodes.store.cluster import slot_of
-from nodes.store.connection import Connection
-from nodes.store.keyspace import connect
 from nodes.trial import TrialExchange
 
 SICHUAN, GUANGDONG = PROVINCES = ("510000", "440000")
