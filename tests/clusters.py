@@ -175,18 +175,22 @@ class Cluster(Servers):
 
     def move(self, slots: Iterable[int], target: Server) -> None:
         """Move slots with all that is in them, key by key, as resharding does."""
-        there = target.id()
         for slot in slots:
             source = self.owner(slot)
-            if source is target:
-                continue
-            here = source.id()
-            target.ask("CLUSTER SETSLOT", slot, "IMPORTING", here)
-            source.ask("CLUSTER SETSLOT", slot, "MIGRATING", there)
-            while keys := source.ask("CLUSTER GETKEYSINSLOT", slot, 100):
-                source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
-            for server in (target, source):
-                server.ask("CLUSTER SETSLOT", slot, "NODE", there)
+            if source is not target:
+                self.begin_move(slot, source, target)
+                self.end_move(slot, source, target)
+
+    def begin_move(self, slot: int, source: Server, target: Server) -> None:
+        """From here on, what is new in the slot comes to its target."""
+        target.ask("CLUSTER SETSLOT", slot, "IMPORTING", source.id())
+        source.ask("CLUSTER SETSLOT", slot, "MIGRATING", target.id())
+
+    def end_move(self, slot: int, source: Server, target: Server) -> None:
+        while keys := source.ask("CLUSTER GETKEYSINSLOT", slot, 100):
+            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        for server in (target, source):
+            server.ask("CLUSTER SETSLOT", slot, "NODE", target.id())
 
     @property
     def moves_at_once(self) -> bool:

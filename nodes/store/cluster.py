@@ -211,14 +211,18 @@ class ClusterConnection:
         """
         cluster = cls(address, reply_seconds)
         try:
-            await cluster._read_map()
-            await asyncio.gather(*(server.connect() for server in cluster._primaries))
-            await cluster._standing()
+            await cluster._begin()
         except BaseException:
             await cluster.close()
             raise
-        cluster._open = True
         return cluster
+
+    async def _begin(self) -> None:
+        await self._read_map()
+        if self._nobody in self._owners:
+            raise _homeless()
+        await asyncio.gather(*(server.connect() for server in self._primaries))
+        self._open = True
 
     async def close(self) -> None:
         """Close; calls that wait fail."""
