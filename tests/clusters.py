@@ -86,6 +86,22 @@ class Server:
         return self.ask("CLUSTER MYID").decode()
 
 
+def die_ahead(primary: Server, replicas: Iterable[Server]) -> None:
+    """Kill a primary that has written what its replicas have not heard.
+
+    Whoever acknowledges what is in none of them has lied.
+    """
+    replicas = tuple(replicas)
+    for replica in replicas:
+        replica.signal(signal.SIGSTOP)
+    primary.ask("CLIENT KILL TYPE replica")
+    before = primary.ask("ROLE")[1]
+    wait_until("it writes more", lambda: primary.ask("ROLE")[1] > before + 1000)
+    primary.kill()
+    for replica in replicas:
+        replica.signal(signal.SIGCONT)
+
+
 class Servers:
     """Some of them, ended together."""
 
@@ -180,6 +196,11 @@ class Cluster(Servers):
             if source is not target:
                 self.begin_move(slot, source, target)
                 self.end_move(slot, source, target)
+
+    def replicas(self, primary: Server) -> list[Server]:
+        """Those that follow a server."""
+        ports = {int(port) for _, port, _ in primary.ask("ROLE")[2]}
+        return [each for each in self.servers if each.port in ports]
 
     def begin_move(self, slot: int, source: Server, target: Server) -> None:
         """From here on, what is new in the slot comes to its target."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from uuid import UUID
 
 from waiting import until
@@ -70,7 +71,7 @@ class Stream:
 
         async def read(id_):
             async with limit:
-                return await self._issuer.get(UUID(id_))
+                return await comes_back(functools.partial(self._issuer.get, UUID(id_)))
 
         found = await asyncio.gather(*map(read, self.acknowledged), return_exceptions=True)
         lost = [each for each in found if isinstance(each, BaseException)]

@@ -7,7 +7,7 @@ import functools
 from uuid import UUID
 
 import pytest
-from clusters import SLOTS, Cluster, wait_until
+from clusters import SLOTS, Cluster, die_ahead, wait_until
 from streaming import Stream, comes_back
 from waiting import heard
 
@@ -113,7 +113,7 @@ async def test_a_primary_that_is_killed_under_load_loses_nothing_acknowledged(
     async with Stream(people, issuer) as stream:
         await stream.some_more()
         killed = cluster.owner(JOURNAL)
-        await asyncio.to_thread(killed.kill)
+        await asyncio.to_thread(die_ahead, killed, cluster.replicas(killed))
         await asyncio.to_thread(
             wait_until, "another takes over", lambda: cluster.owner(JOURNAL) is not killed
         )

@@ -6,7 +6,7 @@ import asyncio
 import functools
 
 import pytest
-from clusters import Sentinels, wait_until
+from clusters import Sentinels, die_ahead, wait_until
 from storing import eventually, new
 from streaming import Stream, comes_back
 from waiting import heard, until
@@ -45,7 +45,8 @@ async def test_a_primary_that_fails_over_under_load_loses_nothing_acknowledged(
                 await stream.some_more()
                 await heard(app, next(iter(stream.acknowledged.values())).document)
                 killed = watched.primary()
-                await asyncio.to_thread(killed.kill)
+                others = [each for each in watched.servers if each is not killed]
+                await asyncio.to_thread(die_ahead, killed, others)
                 await asyncio.to_thread(
                     wait_until, "another takes over", lambda: watched.primary() is not killed
                 )

@@ -18,7 +18,7 @@ import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from storing import eventually, like
 
@@ -882,6 +882,7 @@ async def test_a_wrong_url_is_refused(url):
 KINDS = r"(unix|rediss?(\+(cluster|sentinel))?)"
 
 
+@settings(deadline=None)  # a TLS context reads a hundred certificates
 @given(st.text() | st.from_regex(KINDS + r"://[^/]{0,9}[:@/?,].*", fullmatch=True))
 def test_any_text_is_an_address_or_a_named_error(url):
     try:
