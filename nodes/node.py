@@ -64,7 +64,7 @@ from nodes.services.peering import PeeringService
 from nodes.services.recognition import RecognitionService
 from nodes.services.status_list import StatusListService
 from nodes.services.trust import TrustService
-from nodes.store import presence
+from nodes.store import address, presence
 from nodes.store.feed import Feed
 from nodes.store.stores import Stores
 from nodes.subjects import SubjectKeys, read_seal_keys
@@ -135,7 +135,8 @@ async def serve(
 async def check(config: NodeConfig) -> None:
     """See that a node would start on what it is given; one that runs there is not disturbed.
 
-    Its store, its access log and its addresses are left to the start, and nothing is written.
+    Its store, of which the URL is read alone, its access log and its addresses are left to the
+    start, and nothing is written.
 
     :raises TongxingError: it would not start; names the field, and the file where it is one's.
     """
@@ -182,7 +183,7 @@ async def running(
             logs.own, clock, config.audit.keep_days, province=config.province, among=logs
         )
         stack.push_async_callback(audit.close)
-        stores = await Stores.open(url, config.province, name(own))
+        stores = await Stores.open(url, config.province, name(own), replicas=config.store.replicas)
         stack.push_async_callback(stores.close)
         store = stores.attestations
         feed = Feed(
@@ -362,6 +363,8 @@ async def _given(
     :raises TongxingError: something of it is unusable.
     """
     certificate, tls_key = config.identity.certificate, config.identity.key
+    if config.store.url != EMBEDDED:
+        address.parse(config.store.url)
     keyring = _keyring(config, keys_folder)
     role_signer = _role_signer(config)
     subjects = SubjectKeys(config.province, read_seal_keys(config.identity.seal_key))

@@ -56,17 +56,15 @@ class ChannelRemote:
     async def _messages(
         self, method: str, request: Message, answer: type[M], seconds: float | None
     ) -> AsyncGenerator[M]:
-        peer = _peer(self._links, self._province)
-        link, reached = peer.link, False
+        channel = _peer(self._links, self._province).link.channel
         try:
             # Without a deserializer: gRPC logs a traceback where one fails, and goes on.
-            calls: Any = link.channel.unary_stream(_SERVICE + method)
+            calls: Any = channel.unary_stream(_SERVICE + method)
             call = calls(request.SerializeToString(), timeout=seconds)
         except grpc.aio.UsageError:
             raise _gone() from None
         try:
             while (data := await _read(call)) is not grpc.aio.EOF:
-                reached = True
                 if len(data) > LARGEST_MESSAGE:
                     raise MalformedObjectError("a message is far too large")
                 try:
@@ -74,10 +72,6 @@ class ChannelRemote:
                 except DecodeError:
                     raise _unreadable() from None
                 yield message
-        except UnreachableError:
-            if not reached and peer.link is link:
-                peer.prefer(peer.links[-1])  # the next try takes the other way, if there is one
-            raise
         finally:
             call.cancel()
 
