@@ -51,6 +51,7 @@ from nodes.doors.envoyfiles import (
     write_pair,
 )
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
+from nodes.listening import not_listenable
 from nodes.tlsfiles import TlsFiles
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class EnvoyDoor:
         clock: Callable[[], datetime],
         connection_seconds: float = 30 * 60,
         connection_grace_seconds: float = 60,
+        shared: bool = False,
     ) -> None:
         del listen  # Envoy's, by now
         if Hosted.address is None:
@@ -118,6 +120,7 @@ class EnvoyDoor:
                 "only `tongxing node run` starts Envoy", field="door", remedy="use grpcio here"
             )
         self._address = Hosted.address
+        self._shared = shared
         self._reception = Reception(province, services, clock)
         self._methods = {each.path.encode(): each for each in self._reception.methods}
         self._tls = tls
@@ -142,9 +145,10 @@ class EnvoyDoor:
         address, port = self._address
         try:
             # Envoy's own words would be the last thing said, and not these.
-            socket.create_server((address, port), family=_family(address)).close()
+            if not self._shared:  # else it is held for all, and who listened would be called
+                socket.create_server((address, port), family=_family(address)).close()
         except OSError:
-            raise _not_listenable(f"{address}:{port}") from None
+            raise not_listenable(f"{address}:{port}") from None
         write_pair(self._tls.current)
         self._looking = asyncio.create_task(self._look())
         Hosted.door = self
@@ -615,15 +619,9 @@ def _address(listen: str) -> tuple[str, int]:
                 free.bind(address)
                 found = found[0], free.getsockname()[1]
     except OSError:
-        raise _not_listenable(listen) from None
+        raise not_listenable(listen) from None
     return found
 
 
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-def _not_listenable(listen: str) -> InvalidFieldError:
-    return InvalidFieldError(
-        f"cannot listen on {listen}", field="listen", remedy="is the port in use?"
-    )

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from exchange import status
 from exchange.client.pair import Pair
-from exchange.errors import InvalidFieldError, NoIdentityError
+from exchange.errors import NoIdentityError
 from exchange.trust.trustlist import TrustList
 from nodes.call import Call
 from nodes.doors.calls import (
@@ -29,6 +29,7 @@ from nodes.doors.calls import (
     refusal,
     request_id,
 )
+from nodes.listening import not_listenable
 from nodes.tlsfiles import TlsFiles
 
 __all__ = ["GrpcioDoor"]
@@ -49,6 +50,7 @@ class GrpcioDoor:
     :param connection_seconds: how long a connection lives, give or take a tenth: an authority that
         is withdrawn ends no connection by itself.
     :param connection_grace_seconds: how long calls under way then have.
+    :param shared: whether other processes of the node listen on the address too.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class GrpcioDoor:
         clock: Callable[[], datetime],
         connection_seconds: float = 30 * 60,
         connection_grace_seconds: float = 60,
+        shared: bool = False,
     ) -> None:
         self._listen = listen
         self._tls = tls
@@ -72,7 +75,7 @@ class GrpcioDoor:
         self._server = grpc.aio.server(
             options=[
                 # Two nodes on one port would each get half of the calls.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shared)),
                 ("grpc.max_receive_message_length", LARGEST_REQUEST),
                 ("grpc.max_connection_age_ms", int(connection_seconds * 1000)),
                 ("grpc.max_connection_age_grace_ms", int(connection_grace_seconds * 1000)),
@@ -128,9 +131,7 @@ class GrpcioDoor:
         except RuntimeError:
             port = 0
         if not port:
-            raise InvalidFieldError(
-                f"cannot listen on {self._listen}", field="listen", remedy="is the port in use?"
-            )
+            raise not_listenable(self._listen)
         await self._server.start()
         return port
 
