@@ -1,18 +1,46 @@
-"""An address that several processes of one node listen on together, and nobody else's."""
+"""An address that several processes of one node listen on together, and nobody else.
+
+The kernel gives each new connection to one of those that listen. A process that leaves must lose
+none that it was given, and no call; but gRPC's own end breaks handshakes that are under way, and
+cancels calls that have come and wait for their handler (grpc/grpc#41785). So what comes is kept
+from it before, by filters on its sockets: to the caller it is as if the network had lost a packet,
+which is sent again, and by then there is another process to take it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import os
 import socket
-from typing import TYPE_CHECKING, Final
+import stat
+import struct
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final
 
 from exchange.errors import InvalidFieldError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+__all__ = ["deafen", "hear", "held", "hide", "not_listenable", "sockets"]
 
-__all__ = ["held", "not_listenable"]
+SO_ATTACH_FILTER: Final = 26
+SO_DETACH_FILTER: Final = 27
+
+_KEEP, _DROP = (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)
+# Classic BPF, from the TCP header on: a connection that is asked for (SYN) …
+_NO_NEW: Final = ((0x30, 0, 0, 13), (0x45, 1, 0, 0x02), _KEEP, _DROP)
+# … and whatever is longer than its header: acknowledgements pass.
+_NO_DATA: Final = (
+    (0x30, 0, 0, 12),
+    (0x74, 0, 0, 2),
+    (0x54, 0, 0, 0x3C),
+    (0x07, 0, 0, 0),
+    (0x80, 0, 0, 0),
+    (0x2D, 1, 0, 0),
+    _KEEP,
+    _DROP,
+)
 
 _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """A name may have an address of a family that this machine does not speak."""
@@ -60,3 +88,51 @@ def not_listenable(listen: str) -> InvalidFieldError:
     return InvalidFieldError(
         f"cannot listen on {listen}", field="listen", remedy="is the port in use?"
     )
+
+
+def sockets(port: int, *, listening: bool) -> Iterator[socket.socket]:
+    """Go through this process's own TCP sockets on a port, whatever library made them.
+
+    :param listening: those that listen; else those that are connected.
+    """
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        try:
+            file = os.dup(int(entry.name))
+        except OSError:  # closed by now
+            continue
+        if not stat.S_ISSOCK(os.fstat(file).st_mode):
+            os.close(file)
+            continue
+        with socket.socket(fileno=file) as each, contextlib.suppress(OSError):
+            if each.type != socket.SOCK_STREAM or each.family == socket.AF_UNIX:
+                continue
+            listens = bool(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+            if listens == listening and each.getsockname()[1] == port:
+                yield each
+
+
+def hide(port: int) -> None:
+    """Ask the kernel to give this process no new connections on a port; what it has stays."""
+    for each in sockets(port, listening=True):
+        _attach(each, _NO_NEW)
+
+
+def deafen(port: int) -> None:
+    """Hear nothing on the connections of a port; callers say it again, and wait meanwhile."""
+    for each in sockets(port, listening=False):
+        _attach(each, _NO_DATA)
+
+
+def hear(port: int, peers: Collection[int]) -> None:
+    """Hear again those who call from some ports of their own."""
+    for each in sockets(port, listening=False):
+        if each.getpeername()[1] in peers:
+            with contextlib.suppress(OSError):
+                each.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+
+def _attach(each: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+    filter_ = struct.pack("HP", len(program), ctypes.addressof(code))
+    with contextlib.suppress(OSError):  # a kernel without them: a few calls may have to be repeated
+        each.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)

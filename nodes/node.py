@@ -337,6 +337,7 @@ async def running(
         stack.push_async_callback(door.close, config.drain_seconds)
         stack.callback(keeper.release)
         stack.callback(feed.close)
+        stack.push_async_callback(door.leave)
         yield await door.open()
 
 

@@ -76,7 +76,9 @@ async def run(config: NodeConfig, file: Path) -> int:
 
         async def launch(number: int) -> _Process:
             environment[VARIABLE] = f"{number}/{max(config.workers, number + 1)}"
-            return await _Process.start(command, environment, lock)
+            return await _Process.start(
+                command, environment, lock, tells=config.metrics is not None
+            )
 
         workers = _Workers(config, launch)
         if config.metrics:
@@ -120,6 +122,7 @@ class _Process:
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        tells: bool,
     ) -> None:
         self.pid = process.pid
         self.ending = False
@@ -128,6 +131,7 @@ class _Process:
         """The metrics that it told last."""
         self._process = process
         self._writer = writer
+        self._tells = tells
         self._serves = asyncio.Event()
         self._told = asyncio.Event()
         self._asking = asyncio.Lock()
@@ -135,8 +139,12 @@ class _Process:
         self._ended = asyncio.create_task(process.wait())
 
     @classmethod
-    async def start(cls, command: list[str], environment: dict[str, str], lock: int) -> _Process:
+    async def start(
+        cls, command: list[str], environment: dict[str, str], lock: int, *, tells: bool
+    ) -> _Process:
         """Start one; it dies with this process, whatever ends that.
+
+        :param tells: whether it tells metrics.
 
         :raises OSError: the machine has no room for it.
         """
@@ -154,7 +162,8 @@ class _Process:
             except BaseException:
                 ours.close()
                 raise
-        return cls(process, *await asyncio.open_unix_connection(sock=ours, limit=_PAGE_BYTES))
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_PAGE_BYTES)
+        return cls(process, reader, writer, tells)
 
     @property
     def begun_once(self) -> bool:
@@ -198,7 +207,7 @@ class _Process:
 
     async def ask(self) -> None:
         """Bring its page up to date; an old one stays where it does not answer in time."""
-        if not self.serves:
+        if not self.serves or not self._tells:
             return
         async with self._asking:
             self._told.clear()

@@ -51,7 +51,7 @@ from nodes.doors.envoyfiles import (
     write_pair,
 )
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
-from nodes.listening import not_listenable
+from nodes.listening import hide, not_listenable
 from nodes.tlsfiles import TlsFiles
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ log = structlog.get_logger(__name__)
 _GIVEN: Final = "TONGXING_HOSTED"
 """The environment variable by which `become` tells `Hosted` what it needs."""
 _FLUSH_SECONDS: Final = 1.0
+_HANDS_SECONDS: Final = 0.3
+"""That a connection which was asked for before may take until it is there: a round trip, or two."""
 _LOOK_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 5.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -153,6 +155,15 @@ class EnvoyDoor:
         self._looking = asyncio.create_task(self._look())
         Hosted.door = self
         return port
+
+    async def leave(self) -> None:
+        """Let others have the new connections; `close` follows.
+
+        Without effect where no other process shares the address.
+        """
+        if self._shared:
+            hide(self._address[1])
+            await asyncio.sleep(_HANDS_SECONDS)
 
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""

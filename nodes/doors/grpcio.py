@@ -7,10 +7,12 @@ wrapped handler does is the same for all: who calls, may they, read, check, serv
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import contextlib
+import socket
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 import grpc.aio
@@ -29,12 +31,20 @@ from nodes.doors.calls import (
     refusal,
     request_id,
 )
-from nodes.listening import not_listenable
+from nodes.listening import deafen, hear, hide, not_listenable, sockets
 from nodes.tlsfiles import TlsFiles
 
 __all__ = ["GrpcioDoor"]
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_HANDS_SECONDS: Final = 0.3
+"""That a connection which was asked for before may take until it is there: a round trip, or two."""
+_HANDSHAKE_SECONDS: Final = 1.0
+_ADMIT_SECONDS: Final = 0.2
+"""That a call which has come may take to its handler."""
+_DEAF_SECONDS: Final = 0.5
+_HEAR_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 0.02
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -66,6 +76,9 @@ class GrpcioDoor:
         shared: bool = False,
     ) -> None:
         self._listen = listen
+        self._shared = shared
+        self._port = 0
+        self._callers: Counter[str] | None = Counter() if shared else None
         self._tls = tls
         tls.on_change(self._renew)
         self._reception = Reception(province, services, clock)
@@ -115,7 +128,7 @@ class GrpcioDoor:
         handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
         for method in self._reception.methods:
             _, service, name = method.path.split("/")
-            handlers[service][name] = _Wrapped(self._reception, method).handler()
+            handlers[service][name] = _Wrapped(self._reception, method, self._callers).handler()
         for service, named in handlers.items():
             self._server.add_registered_method_handlers(service, named)
         self._handed_over = self._credentials
@@ -133,28 +146,71 @@ class GrpcioDoor:
         if not port:
             raise not_listenable(self._listen)
         await self._server.start()
+        self._port = port
         return port
+
+    async def leave(self) -> None:
+        """Let others have the new connections; `close` follows.
+
+        Without effect where no other process shares the address.
+        """
+        if not self._shared:
+            return
+        hide(self._port)
+        await asyncio.sleep(_HANDS_SECONDS)
+        for each in sockets(self._port, listening=True):
+            each.shutdown(socket.SHUT_RDWR)
+        await asyncio.sleep(_HANDSHAKE_SECONDS)
 
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""
         self._reception.health.drain()
-        await self._server.stop(grace)
+        if self._callers is None:
+            await self._server.stop(grace)
+        else:
+            await self._finish(self._callers, grace)
+            await self._server.stop(None)
+
+    async def _finish(self, callers: Counter[str], seconds: float) -> None:
+        """Wait until no call runs and none comes: then the server's end breaks none.
+
+        What is said to a deaf connection was never heard, and gRPC's clients say it to another.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while True:
+            deafen(self._port)
+            pause = loop.time() + _DEAF_SECONDS
+            await asyncio.sleep(_ADMIT_SECONDS)
+            while callers and loop.time() < pause:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_SECONDS)
+            if not callers or loop.time() > until:
+                break
+            # The rest of what they say may have been on its way.
+            hear(self._port, {int(each.rpartition(":")[2]) for each in callers})
+            await asyncio.sleep(_HEAR_SECONDS)
+        await asyncio.sleep(_LOOK_SECONDS)  # the last answers leave
 
 
 class _Wrapped:
     """One method as a grpc.aio handler."""
 
-    def __init__(self, reception: Reception, method: Method) -> None:
+    def __init__(
+        self, reception: Reception, method: Method, callers: Counter[str] | None = None
+    ) -> None:
         self._reception = reception
         self._method = method
+        self._callers = callers
 
     def handler(self) -> Handler:
         """The handler around a service's method."""
         if self._method.takes_stream:
-            return grpc.stream_stream_rpc_method_handler(self._stream(self._read_all))
+            each = self._stream(self._read_all)
+            return grpc.stream_stream_rpc_method_handler(_counted_all(each, self._callers))
         if self._method.gives_stream:
-            return grpc.unary_stream_rpc_method_handler(self._stream(self._method.read))
-        return grpc.unary_unary_rpc_method_handler(self._unary())
+            each = self._stream(self._method.read)
+            return grpc.unary_stream_rpc_method_handler(_counted_all(each, self._callers))
+        return grpc.unary_unary_rpc_method_handler(_counted(self._unary(), self._callers))
 
     def _admit(self, context: Context, called_as: str) -> Call:
         try:
@@ -201,6 +257,46 @@ class _Wrapped:
                 await _refuse(error, method.path, context, called_as)
 
         return handle
+
+
+def _counted(
+    handle: Callable[[bytes, Context], Awaitable[bytes]], callers: Counter[str] | None
+) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    """The same, and who calls is known for as long as the call runs."""
+    if callers is None:
+        return handle
+
+    async def counted(data: bytes, context: Context) -> bytes:
+        with _among(callers, context):
+            return await handle(data, context)
+
+    return counted
+
+
+def _counted_all(
+    handle: Callable[[Any, Context], AsyncIterator[bytes]], callers: Counter[str] | None
+) -> Callable[[Any, Context], AsyncIterator[bytes]]:
+    if callers is None:
+        return handle
+
+    async def counted(incoming: Any, context: Context) -> AsyncIterator[bytes]:
+        with _among(callers, context):
+            async for answer in handle(incoming, context):
+                yield answer
+
+    return counted
+
+
+@contextlib.contextmanager
+def _among(callers: Counter[str], context: Context) -> Iterator[None]:
+    peer = context.peer()
+    callers[peer] += 1
+    try:
+        yield
+    finally:
+        callers[peer] -= 1
+        if not callers[peer]:
+            del callers[peer]
 
 
 def _request_id(context: Context) -> str:
