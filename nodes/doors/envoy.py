@@ -51,7 +51,7 @@ from nodes.doors.envoyfiles import (
     write_pair,
 )
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
-from nodes.listening import hide, not_listenable
+from nodes.listening import hide, not_listenable, sockets
 from nodes.tlsfiles import TlsFiles
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ _GIVEN: Final = "TONGXING_HOSTED"
 _FLUSH_SECONDS: Final = 1.0
 _HANDS_SECONDS: Final = 0.3
 """That a connection which was asked for before may take until it is there: a round trip, or two."""
+_TOLD_SECONDS: Final = 2.5
+"""Longer than Envoy's ``drain_timeout``: between its first word that it goes and its last."""
 _LOOK_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 5.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -168,9 +170,11 @@ class EnvoyDoor:
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""
         self._reception.health.drain()
-        self._draining = True
+        self._draining = not self._shared
         for path in ("/healthcheck/fail", "/drain_listeners"):  # connections are told, then none
             await admin("POST", path)
+        if self._shared:
+            await self._part(grace)
         await self._left(grace)
         for each in self._live:
             each.end(WireError(code_pb2.UNAVAILABLE, "the node stops"))
@@ -184,6 +188,20 @@ class EnvoyDoor:
             if "rq_active: 0" in told or not told:
                 break
             await asyncio.sleep(0.02)
+
+    async def _part(self, seconds: float) -> None:
+        """Answer on until callers have gone to others, as Envoy tells them with an answer.
+
+        Who says nothing all that time is told by the end of the connection.
+        """
+        until = self._loop.time() + seconds
+        await asyncio.sleep(min(_TOLD_SECONDS, seconds))
+        while self._live and self._loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if not self._live:
+            for each in sockets(self._address[1], listening=False):
+                each.shutdown(socket.SHUT_WR)
+        self._draining = True
 
     async def _left(self, seconds: float) -> None:
         if self._live:
