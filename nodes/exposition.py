@@ -95,7 +95,9 @@ class Sum:
         return list(families.values())
 
 
-def asked(ask: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], T | None]:
+def asked(
+    ask: Callable[[], Coroutine[Any, Any, T]], seconds: float = _LOOP_SECONDS
+) -> Callable[[], T | None]:
     """Let a thread ask what this event loop tells; None where it does not tell in time."""
     loop = asyncio.get_running_loop()
 
@@ -107,7 +109,7 @@ def asked(ask: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], T | None]:
             coroutine.close()
             return None
         try:
-            return answering.result(_LOOP_SECONDS)
+            return answering.result(seconds)
         except (TimeoutError, CancelledError, TongxingError):
             answering.cancel()
             return None

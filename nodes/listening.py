@@ -22,7 +22,7 @@ from typing import Final
 
 from exchange.errors import InvalidFieldError
 
-__all__ = ["deafen", "hear", "held", "hide", "not_listenable", "sockets"]
+__all__ = ["hear", "held", "hide", "not_listenable", "shut"]
 
 SO_ATTACH_FILTER: Final = 26
 SO_DETACH_FILTER: Final = 27
@@ -112,23 +112,29 @@ def sockets(port: int, *, listening: bool) -> Iterator[socket.socket]:
 
 
 def hide(port: int) -> None:
-    """Ask the kernel to give this process no new connections on a port; what it has stays."""
+    """Ask for no new connections on a port; those that were asked for before still come."""
     for each in sockets(port, listening=True):
         _attach(each, _NO_NEW)
 
 
-def deafen(port: int) -> None:
-    """Hear nothing on the connections of a port; callers say it again, and wait meanwhile."""
-    for each in sockets(port, listening=False):
-        _attach(each, _NO_DATA)
+def shut(port: int, how: int, *, listening: bool) -> None:
+    """End what this process has on a port, as ``socket.shutdown``."""
+    for each in sockets(port, listening=listening):
+        with contextlib.suppress(OSError):  # ended by now
+            each.shutdown(how)
 
 
-def hear(port: int, peers: Collection[int]) -> None:
-    """Hear again those who call from some ports of their own."""
+def hear(port: int, only: Collection[int] | None = None) -> None:
+    """Hear on the connections of a port those alone who call from some ports of their own.
+
+    The others say it again and again until they are heard. None: hear everybody.
+    """
     for each in sockets(port, listening=False):
-        if each.getpeername()[1] in peers:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # gone by now
+            if only is None or each.getpeername()[1] in only:
                 each.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+            else:
+                _attach(each, _NO_DATA)
 
 
 def _attach(each: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:

@@ -35,8 +35,10 @@ log = structlog.get_logger(__name__)
 
 GRACE_SECONDS: Final = 10.0
 """Beyond ``drain_seconds``: then a worker that does not end is killed."""
-LOCK_SECONDS: Final = 10.0
-METRICS_SECONDS: Final = 1.5
+LOCK_SECONDS: Final = 5.0
+METRICS_SECONDS: Final = 4.0
+"""That a worker may take to tell them; then those that it told last stand for it."""
+SCRAPE_SECONDS: Final = 8.0
 FAILED_STARTS: Final = 5
 """In a row, while nobody serves: the node then ends with what the last of them ended with."""
 _PAGE_BYTES: Final = 16 * 2**20
@@ -63,31 +65,31 @@ async def run(config: NodeConfig, file: Path) -> int:
     :raises TongxingError: the data folder, the address or the store cannot be had.
     """
     require(config)
+    command = [*_COMMAND, str(file)]
+    environment = dict(os.environ)
     async with contextlib.AsyncExitStack() as stack:
-        lock = await stack.enter_async_context(_alone(config.data))
-        address = stack.enter_context(held(config.listen))
-        environment = {**os.environ, "TONGXING_LISTEN": address}
-        command = [*_COMMAND, str(file)]
-        if config.store.url == EMBEDDED:
-            valkey = EmbeddedValkey(config.data / "valkey")
-            await valkey.start()
-            stack.push_async_callback(valkey.stop)
-            environment["TONGXING_STORE__URL"] = valkey.url
 
         async def launch(number: int) -> _Process:
             environment[VARIABLE] = f"{number}/{max(config.workers, number + 1)}"
-            return await _Process.start(
-                command, environment, lock, tells=config.metrics is not None
-            )
+            tells = config.metrics is not None
+            return await _Process.start(command, environment, lock, tells=tells)
 
         workers = _Workers(config, launch)
-        if config.metrics:
-            stack.enter_context(served(config.metrics.listen, _Told(asked(workers.metrics))))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 loop.add_signal_handler(number, workers.stop)
         loop.add_signal_handler(signal.SIGUSR2, workers.renew)
+        lock = await stack.enter_async_context(_alone(config.data))
+        environment["TONGXING_LISTEN"] = stack.enter_context(held(config.listen))
+        if config.store.url == EMBEDDED:
+            valkey = EmbeddedValkey(config.data / "valkey")
+            await valkey.start()
+            stack.push_async_callback(valkey.stop)
+            environment["TONGXING_STORE__URL"] = valkey.url
+        if config.metrics:
+            told = _Told(asked(workers.metrics, SCRAPE_SECONDS))
+            stack.enter_context(served(config.metrics.listen, told))
         return await workers.run()
 
 

@@ -30,9 +30,9 @@ def run(
     from nodes.worker import Worker
 
     def start(loaded: NodeConfig) -> int:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # for a parent; who is none would end of it
         if loaded.workers > 1 and Worker.here().alone:
             return _supervise(loaded, config)
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # for a parent; who is none would end of it
         import uvloop
 
         from nodes import node

@@ -51,7 +51,7 @@ from nodes.doors.envoyfiles import (
     write_pair,
 )
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
-from nodes.listening import hide, not_listenable, sockets
+from nodes.listening import hide, not_listenable, shut
 from nodes.tlsfiles import TlsFiles
 
 if TYPE_CHECKING:
@@ -199,8 +199,7 @@ class EnvoyDoor:
         while self._live and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         if not self._live:
-            for each in sockets(self._address[1], listening=False):
-                each.shutdown(socket.SHUT_WR)
+            shut(self._address[1], socket.SHUT_WR, listening=False)
         self._draining = True
 
     async def _left(self, seconds: float) -> None:

@@ -7,10 +7,9 @@ wrapped handler does is the same for all: who calls, may they, read, check, serv
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -31,7 +30,7 @@ from nodes.doors.calls import (
     refusal,
     request_id,
 )
-from nodes.listening import deafen, hear, hide, not_listenable, sockets
+from nodes.listening import hear, hide, not_listenable, shut
 from nodes.tlsfiles import TlsFiles
 
 __all__ = ["GrpcioDoor"]
@@ -42,13 +41,15 @@ _HANDS_SECONDS: Final = 0.3
 _HANDSHAKE_SECONDS: Final = 1.0
 _ADMIT_SECONDS: Final = 0.2
 """That a call which has come may take to its handler."""
-_DEAF_SECONDS: Final = 0.5
-_HEAR_SECONDS: Final = 0.5
-_LOOK_SECONDS: Final = 0.02
+_DEAF_SECONDS: Final = 2.0
+_HEAR_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.05
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
+    _Running = dict[Context, bool]
+    """The calls that run: whether their callers have more to say."""
 
 
 class GrpcioDoor:
@@ -78,7 +79,7 @@ class GrpcioDoor:
         self._listen = listen
         self._shared = shared
         self._port = 0
-        self._callers: Counter[str] | None = Counter() if shared else None
+        self._running: _Running | None = {} if shared else None
         self._tls = tls
         tls.on_change(self._renew)
         self._reception = Reception(province, services, clock)
@@ -128,7 +129,7 @@ class GrpcioDoor:
         handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
         for method in self._reception.methods:
             _, service, name = method.path.split("/")
-            handlers[service][name] = _Wrapped(self._reception, method, self._callers).handler()
+            handlers[service][name] = _Wrapped(self._reception, method, self._running).handler()
         for service, named in handlers.items():
             self._server.add_registered_method_handlers(service, named)
         self._handed_over = self._credentials
@@ -158,59 +159,66 @@ class GrpcioDoor:
             return
         hide(self._port)
         await asyncio.sleep(_HANDS_SECONDS)
-        for each in sockets(self._port, listening=True):
-            each.shutdown(socket.SHUT_RDWR)
+        shut(self._port, socket.SHUT_RDWR, listening=True)
         await asyncio.sleep(_HANDSHAKE_SECONDS)
 
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""
         self._reception.health.drain()
-        if self._callers is None:
+        if self._running is None:
             await self._server.stop(grace)
         else:
-            await self._finish(self._callers, grace)
+            await self._finish(self._running, grace)
             await self._server.stop(None)
 
-    async def _finish(self, callers: Counter[str], seconds: float) -> None:
-        """Wait until no call runs and none comes: then the server's end breaks none.
-
-        What is said to a deaf connection was never heard, and gRPC's clients say it to another.
-        """
+    async def _finish(self, running: _Running, seconds: float) -> None:
+        """Wait until no call runs and none comes: then the server's end breaks none."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        while True:
-            deafen(self._port)
-            pause = loop.time() + _DEAF_SECONDS
-            await asyncio.sleep(_ADMIT_SECONDS)
-            while callers and loop.time() < pause:  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK_SECONDS)
-            if not callers or loop.time() > until:
-                break
-            # The rest of what they say may have been on its way.
-            hear(self._port, {int(each.rpartition(":")[2]) for each in callers})
+        streams = [each for each, speaks in running.items() if speaks]
+        while any(each in running for each in streams) and loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        while not await self._quiet(running) and loop.time() < until:
+            hear(self._port)
             await asyncio.sleep(_HEAR_SECONDS)
+
+    async def _quiet(self, running: _Running) -> bool:
+        """Hear nothing new, and see whether all that runs ends meanwhile.
+
+        What is said to a deaf connection has never come, and gRPC's clients say it to another once
+        this one ends.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _DEAF_SECONDS
+        hear(self._port, only=())
+        await asyncio.sleep(_ADMIT_SECONDS)
+        while running and loop.time() < until:
+            speak = {each.peer() for each, speaks in running.items() if speaks}
+            hear(self._port, only={int(peer.rpartition(":")[2]) for peer in speak})
+            await asyncio.sleep(_LOOK_SECONDS)
         await asyncio.sleep(_LOOK_SECONDS)  # the last answers leave
+        return not running
 
 
 class _Wrapped:
     """One method as a grpc.aio handler."""
 
     def __init__(
-        self, reception: Reception, method: Method, callers: Counter[str] | None = None
+        self, reception: Reception, method: Method, running: _Running | None = None
     ) -> None:
         self._reception = reception
         self._method = method
-        self._callers = callers
+        self._running = running
 
     def handler(self) -> Handler:
         """The handler around a service's method."""
         if self._method.takes_stream:
             each = self._stream(self._read_all)
-            return grpc.stream_stream_rpc_method_handler(_counted_all(each, self._callers))
+            return grpc.stream_stream_rpc_method_handler(_counted_all(each, self._running, True))
         if self._method.gives_stream:
             each = self._stream(self._method.read)
-            return grpc.unary_stream_rpc_method_handler(_counted_all(each, self._callers))
-        return grpc.unary_unary_rpc_method_handler(_counted(self._unary(), self._callers))
+            return grpc.unary_stream_rpc_method_handler(_counted_all(each, self._running, False))
+        return grpc.unary_unary_rpc_method_handler(_counted(self._unary(), self._running))
 
     def _admit(self, context: Context, called_as: str) -> Call:
         try:
@@ -260,43 +268,39 @@ class _Wrapped:
 
 
 def _counted(
-    handle: Callable[[bytes, Context], Awaitable[bytes]], callers: Counter[str] | None
+    handle: Callable[[bytes, Context], Awaitable[bytes]], running: _Running | None
 ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    """The same, and who calls is known for as long as the call runs."""
-    if callers is None:
+    """The same, and each call is known for as long as it runs."""
+    if running is None:
         return handle
 
     async def counted(data: bytes, context: Context) -> bytes:
-        with _among(callers, context):
+        running[context] = False
+        try:
             return await handle(data, context)
+        finally:
+            del running[context]
 
     return counted
 
 
 def _counted_all(
-    handle: Callable[[Any, Context], AsyncIterator[bytes]], callers: Counter[str] | None
+    handle: Callable[[Any, Context], AsyncIterator[bytes]],
+    running: _Running | None,
+    speaks: bool,
 ) -> Callable[[Any, Context], AsyncIterator[bytes]]:
-    if callers is None:
+    if running is None:
         return handle
 
     async def counted(incoming: Any, context: Context) -> AsyncIterator[bytes]:
-        with _among(callers, context):
+        running[context] = speaks
+        try:
             async for answer in handle(incoming, context):
                 yield answer
+        finally:
+            del running[context]
 
     return counted
-
-
-@contextlib.contextmanager
-def _among(callers: Counter[str], context: Context) -> Iterator[None]:
-    peer = context.peer()
-    callers[peer] += 1
-    try:
-        yield
-    finally:
-        callers[peer] -= 1
-        if not callers[peer]:
-            del callers[peer]
 
 
 def _request_id(context: Context) -> str:
