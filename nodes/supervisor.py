@@ -384,7 +384,8 @@ class _Workers:
     def _ended(self, place: _Place, process: _Process, code: int) -> bool:
         """Tell of a worker that has ended; whether the whole node ends with it."""
         if process.ending or code == 0:
-            log.info("node.worker_drained", worker=place.number, pid=process.pid)
+            if not self._code:
+                log.info("node.worker_drained", worker=place.number, pid=process.pid)
             return False
         self._died += 1
         self._failures += not process.begun_once
@@ -393,7 +394,7 @@ class _Workers:
         if hopeless:
             self._code = max(code, 1)
             self._stop.set()
-        if not hopeless or code < 0:  # else its own last line says why, and is to be the last
+        if not hopeless or code < 0:  # else its own line says why, and is to be the last
             log.error("node.worker_died", worker=place.number, pid=process.pid, code=code)
         return hopeless
 

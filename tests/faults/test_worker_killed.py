@@ -66,7 +66,7 @@ async def test_a_worker_killed_under_load_loses_nothing_that_was_acknowledged(si
         await asyncio.gather(kill(), *map(publish, rows))
     assert {type(error) for error in failed} <= {UnreachableError}, "others are not to be repeated"
     async with sichuan.client("510000", "issuer") as issuer:
-        found = await asyncio.gather(*(issuer.get(UUID(each)) for each in acknowledged))
+        found = [await issuer.get(UUID(each)) for each in acknowledged]
     assert {str(each.id) for each in found} == {row.attestation_id for each in rows for row in each}
     await until("it is started again", lambda: len(serving(sichuan)[0]) == 2, SECONDS)
     assert serving(sichuan)[1] == other

@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -23,6 +24,7 @@ from waiting import until
 
 from exchange.client import Purpose
 from exchange.errors import InvalidFieldError
+from nodes import supervisor
 from nodes.exposition import GAUGES, Sum
 from nodes.identity import server_name
 from nodes.listening import held
@@ -81,6 +83,17 @@ def scraped(exchange):
         for family in families
         for sample in family.samples
     }
+
+
+@contextlib.contextmanager
+def misconfigured(node):
+    config = node.directory / "510000" / "node.toml"
+    good = config.read_text(encoding="utf-8")
+    config.write_text("nonsense = 1\n" + good, encoding="utf-8")
+    try:
+        yield
+    finally:
+        config.write_text(good, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -194,14 +207,10 @@ def test_another_node_is_refused(intruders, who, field):
 
 
 def test_a_new_worker_that_does_not_start_disturbs_nothing(node):
-    config = node.directory / "510000" / "node.toml"
-    good, before = config.read_text(encoding="utf-8"), serving(node)
-    config.write_text("nonsense = 1\n" + good, encoding="utf-8")
-    try:
+    before = serving(node)
+    with misconfigured(node):
         node.signal("510000", signal.SIGUSR2)
         said(node, "node.not_restarted")
-    finally:
-        config.write_text(good, encoding="utf-8")
     (failed,) = events(node, "node.failed")
     assert failed["field"] == "nonsense"
     assert serving(node) == before
@@ -321,13 +330,24 @@ async def test_a_rolling_restart_behind_envoy_refuses_no_call(tmp_path_factory, 
         assert not any(map(alive, workers))
 
 
+def test_where_no_worker_starts_any_more_the_node_ends_with_its_error(node):
+    with misconfigured(node):
+        for worker in serving(node).values():
+            os.kill(worker, signal.SIGKILL)
+        assert node.exit_code("510000", SECONDS) == 1
+    *_, last = node.log("510000").read_text(encoding="utf-8").splitlines()
+    assert json.loads(last)["event"] == "node.failed"
+    node.start(environment=node.environment, seconds=SECONDS)
+    said(node, "node.serving", 2)
+
+
 def test_nothing_outlives_a_parent_that_is_killed(node):
     orphans = children(node.pid("510000"))
     assert len(orphans) == 3  # with its Valkey
     node.kill("510000")
     wait_until("all of them end", lambda: not any(map(alive, orphans)), SECONDS)
     node.start(environment=node.environment, seconds=SECONDS)
-    said(node, "node.serving", 2)
+    said(node, "node.serving", 3)
 
 
 def test_sigterm_ends_all_of_it(node):
@@ -348,6 +368,14 @@ def test_what_the_first_worker_does_not_start_with_is_the_last_word(tmp_path, in
         (failed,) = events(trial, "node.failed")
         assert failed["worker"] == 0
         assert trial.exit_code("510000", SECONDS) == 1
+
+
+def test_another_system_refuses_several_processes(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    supervisor.require(SimpleNamespace(workers=1))
+    with pytest.raises(InvalidFieldError) as refused:
+        supervisor.require(SimpleNamespace(workers=2))
+    assert refused.value.field == "workers"
 
 
 def test_an_address_is_held_against_all_but_those_who_share_it():
