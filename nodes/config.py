@@ -190,6 +190,7 @@ class NodeConfig(BaseSettings):
     province: ProvinceCode
     listen: Annotated[str, AfterValidator(host_and_port)] = "0.0.0.0:7443"
     door: Literal["grpcio", "envoy"] = "grpcio"
+    workers: int = Field(default=1, ge=1, le=64)
     data: Path
     drain_seconds: float = Field(default=20.0, ge=0, le=600)
     identity: NodeIdentityConfig

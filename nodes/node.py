@@ -37,12 +37,13 @@ from nodes.doors import envoy
 from nodes.doors.envoy import EnvoyDoor
 from nodes.doors.grpcio import GrpcioDoor
 from nodes.embedded import EmbeddedValkey
+from nodes.exposition import asked, paged, served
 from nodes.foreign import ForeignFolder
 from nodes.identity import IdentityVerifier, Role
 from nodes.keyring import Keyring
 from nodes.keysteps import KeySteps
 from nodes.known_statuses import KnownStatuses
-from nodes.metrics import NodeMetrics, asked, served
+from nodes.metrics import NodeMetrics
 from nodes.peers.appeals import AppealCourier
 from nodes.peers.links import PeerLinks
 from nodes.peers.lookup import Lookup
@@ -70,7 +71,7 @@ from nodes.store.stores import Stores
 from nodes.subjects import SubjectKeys, read_seal_keys
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
-from nodes.worker import Worker, name
+from nodes.worker import Worker, name, private_directory
 from nodes.works import Works
 
 __all__ = ["CONTRACT", "check", "run", "running", "serve"]
@@ -126,7 +127,10 @@ async def serve(
         gc.freeze()
         if listens:
             await listens()
-        log.info("node.serving", province=config.province, port=port)
+        worker = Worker.here()
+        worker.serves(port)
+        if worker.line is None:  # else who started it says it, once for all
+            log.info("node.serving", province=config.province, port=port)
         await stop.wait()
         log.info("node.draining", seconds=config.drain_seconds)
     log.info("node.stopped")
@@ -143,7 +147,7 @@ async def check(config: NodeConfig) -> None:
     if config.door == "envoy":
         envoy.require()
     if config.data.exists():
-        _private_directory(config.data)
+        private_directory(config.data)
     with tempfile.TemporaryDirectory() as made:
         home = Path(made)
         trust = config.data / "trust"
@@ -169,9 +173,9 @@ async def running(
     :param failed: called when one of its works failed: leave then. Leaving raises the error.
     """
     clock, worker = _clock, Worker.here()
-    _private_directory(config.data)
+    private_directory(config.data)
     own = worker.folder(config.data)
-    _private_directory(own)
+    private_directory(own)
     given = await _given(config, clock, own / "trust", config.data / "keys")
     keyring, role_signer, registry = given.keyring, given.role_signer, given.registry
     keeper, subjects, tls, foreign = given.keeper, given.subjects, given.tls, given.foreign
@@ -244,6 +248,7 @@ async def running(
             clock=clock,
             connection_seconds=config.connections.age_seconds,
             connection_grace_seconds=config.connections.grace_seconds,
+            shared=not worker.alone,
             services=[
                 AttestationService(
                     store=store,
@@ -333,11 +338,15 @@ async def running(
                 decided=deciding.outcomes,
                 appeals=asked(stores.appeals.standing),
             )
-            stack.enter_context(served(config.metrics.listen, collector))
+            if worker.line is None:
+                stack.enter_context(served(config.metrics.listen, collector))
+            else:
+                works.start(worker.tell_metrics(paged(collector)))
         stack.push_async_callback(acts.ended)
         stack.push_async_callback(door.close, config.drain_seconds)
         stack.callback(keeper.release)
         stack.callback(feed.close)
+        stack.push_async_callback(door.leave)
         yield await door.open()
 
 
@@ -410,13 +419,6 @@ async def _first_list(keeper: TrustKeeper, registry: Registry | None) -> TrustLi
             raise
         log.warning("trust.local_refused", why=str(error))
     return await fetch_trust(keeper, registry)
-
-
-def _private_directory(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidFieldError(f"{path}: {error.strerror}", field="data") from None
 
 
 def _read(path: Path, field: str) -> bytes:
