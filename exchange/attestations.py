@@ -115,6 +115,9 @@ class Attestation:
     supersedes: UUID | None = None
     status: StatusReference | None = None
     """Where to look whether it is revoked; None where only its province's node can tell."""
+    made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What others made of these values alone, each under its own key: while an attestation is
+    remembered (`AttestationVerifier`), that is remembered too, and it ends with it."""
 
 
 def encode(attestation: Attestation) -> bytes:

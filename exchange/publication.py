@@ -29,6 +29,9 @@ from exchange.v1 import types_pb2
 _CHINA = timezone(timedelta(hours=8))  # a document's dates are China's
 _BETWEEN = re.compile(r"[\s\-·]+")
 _NUMBER = re.compile("(?=([1-9][0-9]{16}[0-9X]))")  # wherever it begins
+_DOCUMENT_TYPES = {
+    types_pb2.DocumentType.Value(f"DOCUMENT_TYPE_{each.name}"): each for each in DocumentType
+}
 _NUMBERED = (
     DocumentType.RESIDENT_ID,
     DocumentType.HMT_RESIDENCE_PERMIT,
@@ -55,10 +58,9 @@ def read_document(message: types_pb2.IdentityDocument, now: datetime, *, field: 
     :param field: where the document stands in the request, for the error.
     :raises InvalidFieldError: (or a subclass) the number is wrong; it is not in the message.
     """
-    name = types_pb2.DocumentType.Name(message.type).removeprefix("DOCUMENT_TYPE_")
     today = now.astimezone(_CHINA).date()
     try:
-        return Document.parse(DocumentType[name], message.number, today=today)
+        return Document.parse(_DOCUMENT_TYPES[message.type], message.number, today=today)
     except TongxingError as error:
         raise error.at(field) from None
 
