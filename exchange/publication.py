@@ -7,6 +7,7 @@ Every error names the request's field.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from datetime import datetime, timedelta, timezone
@@ -79,7 +80,7 @@ def draft(
     """
     field = "attestation"
     document = read_document(message.document, now, field=f"{field}.document")
-    code = check_credit_code(message.issuer.credit_code, field=f"{field}.issuer.credit_code")
+    code = _credit_code(message.issuer.credit_code, field=f"{field}.issuer.credit_code")
     check_author(code, author, field=f"{field}.issuer.credit_code")
     fact = views.fact_from_proto(message.fact, field=f"{field}.fact")
     _check_times(fact, now, f"{field}.fact.{fact.kind.value.lower()}")
@@ -98,6 +99,10 @@ def draft(
         if message.supersedes
         else None,
     )
+
+
+_credit_code = functools.lru_cache(maxsize=1024)(check_credit_code)
+"""An issuer publishes much under one code."""
 
 
 def check_author(code: str, author: str, *, field: str) -> None:

@@ -91,6 +91,9 @@ CONTRACT = tuple(
 )
 """The services of a node."""
 
+LOOKED_THROUGH = 5_000
+"""New objects, by which the garbage collector looks through the newest."""
+
 _DOORS: dict[str, type[GrpcioDoor | EnvoyDoor]] = {"grpcio": GrpcioDoor, "envoy": EnvoyDoor}
 
 
@@ -122,6 +125,8 @@ async def serve(
         # What is here now stays: to look through it again and again would hold calls up.
         gc.collect()
         gc.freeze()
+        # Nor is it worth looking again at each 700 objects: a stream has more than that on its way.
+        gc.set_threshold(LOOKED_THROUGH)
         if listens:
             await listens()
         log.info("node.serving", province=config.province, port=port)
