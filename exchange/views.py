@@ -175,9 +175,7 @@ def decision_to_wire(decision: Decision, receipt: bytes = b"") -> bytes:
     parts += [_evidence(piece) for piece in decision.evidence]
     parts += map(_answer, decision.answers)
     parts.append(_rested(decision.province, decision.trust_version, second, decision.rules_digest))
-    if decision.remedies:
-        remedies = map(remedy_to_proto, decision.remedies)
-        parts.append(recognition_pb.Decision(remedies=remedies).SerializeToString())
+    parts += map(_remedy, decision.remedies)
     if receipt:
         parts.append(recognition_pb.Decision(receipt=receipt).SerializeToString())
     return b"".join(parts)
@@ -239,6 +237,11 @@ def _shown(attestation: Attestation) -> bytes:
         shown = attestation_to_proto(b"", attestation).SerializeToString()
         attestation.made[_shown] = shown
     return shown
+
+
+@functools.lru_cache(maxsize=1024)
+def _remedy(remedy: Remedy) -> bytes:
+    return recognition_pb.Decision(remedies=[remedy_to_proto(remedy)]).SerializeToString()
 
 
 @functools.lru_cache(maxsize=1024)

@@ -145,7 +145,9 @@ class Deciding:
         :returns: None where the store knows none of them.
         :raises StoreUnavailableError: the store does not answer.
         """
-        records = await asyncio.gather(*(self._store.record(id_.bytes) for id_ in ids))
+        wanted = [self._store.record(id_.bytes) for id_ in ids]
+        # Most codes rest on one: a task for it would cost more than the look.
+        records = [await wanted[0]] if len(wanted) == 1 else await asyncio.gather(*wanted)
         tokens = list(dict.fromkeys(record.token for record in records if record is not None))
         if not tokens:
             return None

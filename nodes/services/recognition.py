@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -265,9 +264,10 @@ class RecognitionService:
             error.field = field
             raise
         answer = code_views.judgement_to_proto(judgement, shown)
-        entry = _entry(call, "VerifyHealthCode", request.purpose)
-        identifier = answer.health_code.health_code_id
-        self._audit.record(replace(entry, answer=_words(judgement), target=identifier))
+        identifier, words = answer.health_code.health_code_id, _words(judgement)
+        self._audit.record(
+            _entry(call, "VerifyHealthCode", request.purpose, words, target=identifier)
+        )
         if request.receipt:
             made = partial(receipts.of_judgement, judgement, answer.health_code.signed)
             at = judgement.judged_at
@@ -340,12 +340,18 @@ class RecognitionService:
     ) -> None:
         words = _words(decided.decision)
         answer = f"{words} {refused}" if refused else words
-        entry = _entry(call, method, purpose)
-        self._audit.record(replace(entry, answer=answer, token=decided.token, target=target))
+        self._audit.record(_entry(call, method, purpose, answer, decided.token, target))
 
 
-def _entry(call: Call, method: str, purpose: int) -> Entry:
-    return Entry(call.caller.uri, method, call.request_id, "", purpose=purpose)
+def _entry(
+    call: Call,
+    method: str,
+    purpose: int,
+    answer: str = "",
+    token: bytes | None = None,
+    target: str = "",
+) -> Entry:
+    return Entry(call.caller.uri, method, call.request_id, answer, token, purpose, target)
 
 
 def _words(said: Decision | Judgement) -> str:
