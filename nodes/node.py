@@ -94,6 +94,9 @@ CONTRACT = tuple(
 )
 """The services of a node."""
 
+LOOKED_THROUGH = 5_000
+"""New objects, by which the garbage collector looks through the newest."""
+
 _DOORS: dict[str, type[GrpcioDoor | EnvoyDoor]] = {"grpcio": GrpcioDoor, "envoy": EnvoyDoor}
 
 
@@ -125,6 +128,8 @@ async def serve(
         # What is here now stays: to look through it again and again would hold calls up.
         gc.collect()
         gc.freeze()
+        # Nor is it worth looking again at each 700 objects: a stream has more than that on its way.
+        gc.set_threshold(LOOKED_THROUGH)
         if listens:
             await listens()
         worker = Worker.here()
