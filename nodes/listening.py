@@ -22,10 +22,11 @@ from typing import Final
 
 from exchange.errors import InvalidFieldError
 
-__all__ = ["hear", "held", "hide", "not_listenable", "shut"]
+__all__ = ["copies", "hear", "held", "hide", "not_listenable", "over", "shut"]
 
 SO_ATTACH_FILTER: Final = 26
 SO_DETACH_FILTER: Final = 27
+TCP_CLOSE: Final = 7
 
 _KEEP, _DROP = (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)
 # Classic BPF, from the TCP header on: a connection that is asked for (SYN) …
@@ -135,6 +136,20 @@ def hear(port: int, only: Collection[int] | None = None) -> None:
                 each.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
             else:
                 _attach(each, _NO_DATA)
+
+
+def copies(port: int) -> list[socket.socket]:
+    """Keep a port's connections in the kernel, with their filters, when their owner closes them.
+
+    Else what a caller still says, before it has read that it is to go elsewhere, would be answered
+    with a reset, which undoes that word. Whoever has them closes them.
+    """
+    return [each.dup() for each in sockets(port, listening=False)]
+
+
+def over(connection: socket.socket) -> bool:
+    """Whether the other side has ended it too."""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
 
 
 def _attach(each: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:

@@ -30,7 +30,7 @@ from nodes.doors.calls import (
     refusal,
     request_id,
 )
-from nodes.listening import hear, hide, not_listenable, shut
+from nodes.listening import copies, hear, hide, not_listenable, over, shut
 from nodes.tlsfiles import TlsFiles
 
 __all__ = ["GrpcioDoor"]
@@ -43,6 +43,7 @@ _ADMIT_SECONDS: Final = 0.2
 """That a call which has come may take to its handler."""
 _DEAF_SECONDS: Final = 2.0
 _HEAR_SECONDS: Final = 1.0
+_READ_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.05
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class GrpcioDoor:
             await self._server.stop(grace)
         else:
             await self._finish(self._running, grace)
-            await self._server.stop(None)
+            await self._end()
 
     async def _finish(self, running: _Running, seconds: float) -> None:
         """Wait until no call runs and none comes: then the server's end breaks none."""
@@ -198,6 +199,17 @@ class GrpcioDoor:
             await asyncio.sleep(_LOOK_SECONDS)
         await asyncio.sleep(_LOOK_SECONDS)  # the last answers leave
         return not running
+
+    async def _end(self) -> None:
+        """End the server, and let callers read that it does."""
+        loop = asyncio.get_running_loop()
+        left = copies(self._port)
+        await self._server.stop(None)
+        until = loop.time() + _READ_SECONDS
+        while not all(map(over, left)) and loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        for each in left:
+            each.close()
 
 
 class _Wrapped:
