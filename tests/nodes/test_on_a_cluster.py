@@ -20,6 +20,7 @@ from nodes.store.attestations import AttestationStore
 from nodes.store.changes import Changes
 from nodes.store.cluster import slot_of
 from nodes.store.keyspace import connect
+from nodes.store.writer import Change
 from nodes.trial import free_ports
 
 MODULES = ("test_store", "test_statuses", "test_answers", "test_changes", "test_appeals")
@@ -258,6 +259,31 @@ async def test_nobody_hears_of_what_a_dying_server_may_have_lost(cluster, store,
     assert told == done
     dying.start()
     cluster.settle()
+
+
+async def test_what_comes_last_waits_for_all_that_is_before_it(cluster, store, raw):
+    tags = [b"%d" % number for number in range(20)]
+    journal = cluster.owner(slot_of((b"GET", b"c")))
+    dying = next(each for each in cluster.servers if each is not journal)
+    first = next(tag for tag in tags if cluster.owner(slot_of((b"GET", tag))) is dying)
+    last = next(tag for tag in tags if cluster.owner(slot_of((b"GET", tag))) is journal)
+    claim = (b"GET", last)
+
+    def change(_):
+        return Change(((b"SET", first, b"1"),), then=((b"SET", last, b"1"),))
+
+    dying.kill()
+    with pytest.raises(StoreUnavailableError):
+        await store.writes.submit(claim, change)
+    assert await raw.execute(b"GET", last) is None
+    dying.start()
+    cluster.settle()
+
+    async def done():
+        return await store.writes.submit(claim, change) == b"OK"
+
+    await eventually(done)
+    assert await raw.execute(b"GET", last) == b"1"
 
 
 async def test_a_claim_that_was_lost_is_not_acknowledged(cluster, store):
