@@ -234,7 +234,10 @@ class ClusterConnection:
         await self._read_map()
         if self._nobody in self._owners:
             raise _homeless()
-        await asyncio.gather(*(server.connect() for server in self._primaries))
+        connecting = (server.connect() for server in self._primaries)
+        for failed in await asyncio.gather(*connecting, return_exceptions=True):
+            if failed is not None:
+                raise failed
         self._open = True
 
     async def close(self) -> None:
