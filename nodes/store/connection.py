@@ -53,6 +53,7 @@ REFUSALS: Final = {
     "NOAUTH": CREDENTIALS,
     "WRONGPASS": CREDENTIALS,
     "NOPERM": "its user lacks a permission that the node needs",
+    "UNBLOCKED": "another server took its place: try again",
     "MOVED": "it is a server of a cluster: write redis+cluster://… as store.url",
 }
 
