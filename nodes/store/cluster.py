@@ -381,11 +381,11 @@ class ClusterConnection:
         """Send it where the map says, or where a server said that this once it is to be asked."""
         if asked is None:
             server = self._owners[slot_of(sent.command)]
-            gone = server.send((sent.command,), (sent,))
+            went = server.send((sent.command,), (sent,))
         else:
             server = asked
-            gone = server.send((ASKING, sent.command), (_IGNORED, sent))
-        if gone:
+            went = server.send((ASKING, sent.command), (_IGNORED, sent))
+        if went:
             sent.server = server
         elif self._loop.time() < sent.until:
             self._loop.call_later(PAUSE, self._send_again, sent)

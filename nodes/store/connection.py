@@ -456,7 +456,7 @@ class Connection:
                 return
 
     async def connect(self) -> None:
-        """Connect for the first time.
+        """Connect; from then on it comes back by itself.
 
         :raises StoreUnavailableError: no such server, or it refuses the node.
         """
