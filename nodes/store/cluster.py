@@ -39,6 +39,9 @@ LONGEST_PAUSE: Final = 0.5
 AT_ONCE: Final = 3
 """How often a command follows a slot without a pause: servers that disagree would toss it about."""
 
+MARKS: Final = 3
+"""How many keys of a server are tried, before it confirms nothing: their slots may be moving."""
+
 LEAVE_SECONDS: Final = 5.0
 """What a server that has no slots any more has to answer what it was asked."""
 
@@ -75,21 +78,20 @@ def _slot(tag: bytes) -> int:
 class _Routed(Sink):
     """A command on its way."""
 
-    __slots__ = ("_cluster", "command", "server", "turns", "until")
+    __slots__ = ("cluster", "command", "server", "turns", "until")
 
-    def __init__(self, cluster: ClusterConnection, command: Command, server: Connection) -> None:
-        self._cluster = cluster
-        self.command = command
-        self.server = server
-        """Where it was sent last."""
-        self.turns = 0
-        """How often it was sent again."""
-        self.until = 0.0
-        """Until when it may be."""
+    cluster: ClusterConnection
+    command: Command
+    server: Connection
+    """Where it was sent last."""
+    turns: int
+    """How often it was sent again."""
+    until: float
+    """Until when it may be; from the first turn on."""
 
     def add(self, reply: Any) -> None:
         if isinstance(reply, RefusalError) and reply.code in PASSING:
-            self._cluster.redirect(self, reply)
+            self.cluster.redirect(self, reply)
         else:
             self.take(reply)
 
@@ -104,14 +106,17 @@ class _Routed(Sink):
 class _Call(_Routed):
     __slots__ = ("_future",)
 
-    def __init__(
+    def __init__(  # each way is made for one command, on the path of every read: no super() here
         self,
         cluster: ClusterConnection,
         command: Command,
         server: Connection,
         future: asyncio.Future[Any],
     ) -> None:
-        super().__init__(cluster, command, server)
+        self.cluster = cluster
+        self.command = command
+        self.server = server
+        self.turns = 0
         self._future = future
 
     def take(self, reply: Any) -> None:
@@ -126,7 +131,7 @@ class _Call(_Routed):
 class _Item(_Routed):
     """A command of a pipeline, and what came of it."""
 
-    __slots__ = ("_pipeline", "place", "reply")
+    __slots__ = ("_life", "_pipeline", "reply")
 
     def __init__(
         self,
@@ -135,15 +140,23 @@ class _Item(_Routed):
         server: Connection,
         pipeline: _Pipeline,
     ) -> None:
-        super().__init__(cluster, command, server)
-        self._pipeline = pipeline
-        self.place = Place(server, server.lives)
+        self.cluster = cluster
+        self.command = command
+        self.server = server
+        self.turns = 0
         self.reply: Any = None
+        self._pipeline = pipeline
+        self._life = server.lives
+
+    @property
+    def place(self) -> Place:
+        """Where it was, or is to be, carried out."""
+        return Place(self.server, self._life)
 
     def take(self, reply: Any) -> None:
         self.reply = reply
         if self.turns:
-            self.place = Place(self.server, self.server.lives)
+            self._life = self.server.lives
         self._pipeline.count_down()
 
 
@@ -221,7 +234,10 @@ class ClusterConnection:
         await self._read_map()
         if self._nobody in self._owners:
             raise _homeless()
-        await asyncio.gather(*(server.connect() for server in self._primaries))
+        connecting = (server.connect() for server in self._primaries)
+        for failed in await asyncio.gather(*connecting, return_exceptions=True):
+            if failed is not None:
+                raise failed
         self._open = True
 
     async def close(self) -> None:
@@ -247,7 +263,7 @@ class ClusterConnection:
         future: asyncio.Future[Any] = self._loop.create_future()
         server = self._owners[slot_of(command)]
         call = _Call(self, command, server, future)
-        if not server.send((command,), (call,)):
+        if not server.send_one(command, call):
             call.take(self._away(server))
         return future
 
@@ -365,11 +381,11 @@ class ClusterConnection:
         """Send it where the map says, or where a server said that this once it is to be asked."""
         if asked is None:
             server = self._owners[slot_of(sent.command)]
-            gone = server.send((sent.command,), (sent,))
+            went = server.send((sent.command,), (sent,))
         else:
             server = asked
-            gone = server.send((ASKING, sent.command), (_IGNORED, sent))
-        if gone:
+            went = server.send((ASKING, sent.command), (_IGNORED, sent))
+        if went:
             sent.server = server
         elif self._loop.time() < sent.until:
             self._loop.call_later(PAUSE, self._send_again, sent)
@@ -395,9 +411,12 @@ class ClusterConnection:
         """Wait until a server has all on disk that it was told; what stands in the way, else."""
         server, life = place
         refused: set[bytes] = set()
-        while (mark := self._mark(server, refused)) is not None:
+        for _ in range(MARKS):
             if server.lives != life or not server.up:
                 return self._away(server)
+            mark = self._mark(server, refused)
+            if mark is None:
+                break
             try:
                 (reply,) = await server.confirm(mark, replicas)
             except StoreUnavailableError as error:

@@ -53,6 +53,7 @@ REFUSALS: Final = {
     "NOAUTH": CREDENTIALS,
     "WRONGPASS": CREDENTIALS,
     "NOPERM": "its user lacks a permission that the node needs",
+    "UNBLOCKED": "another server took its place: try again",
     "MOVED": "it is a server of a cluster: write redis+cluster://… as store.url",
 }
 
@@ -162,12 +163,15 @@ class _Wire(asyncio.Protocol):
 
     def execute(self, command: Command) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._pending.append(future)
+        self.send_one(command, future)
+        return future
+
+    def send_one(self, command: Command, taker: asyncio.Future[Any] | Sink) -> None:
+        self._pending.append(taker)
         self._asked += 1
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(_pack(command))
-        return future
 
     def pipeline(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
         future: asyncio.Future[list[Any]] = self._loop.create_future()
@@ -364,6 +368,13 @@ class Connection:
                 raise reply
         return replies
 
+    def send_one(self, command: Command, sink: Sink) -> bool:
+        """Send a command, whose reply goes to a sink; False where there is no connection."""
+        if self._wire is None:
+            return False
+        self._wire.send_one(command, sink)
+        return True
+
     def send(self, commands: Sequence[Command], sinks: Iterable[Sink]) -> bool:
         """Send commands, whose replies go to a sink each; False where there is no connection."""
         if self._wire is None:
@@ -382,10 +393,10 @@ class Connection:
         """Do `pipeline`, and wait until all of it is on disk.
 
         :param replicas: on whose disks, too.
-        :param behind: for each command, where one was carried out that must be on disk as well.
+        :param behind: where commands were carried out that must be on disk as well.
         :raises StoreUnavailableError: no answer, or no word that it is on disk.
         """
-        if any(life != self.lives for _, life in set(behind)):
+        if any(life != self.lives for _, life in behind):
             raise self._gone()
         *replies, _ = await self.confirm(MARK, replicas, commands)
         return replies
@@ -445,7 +456,7 @@ class Connection:
                 return
 
     async def connect(self) -> None:
-        """Connect for the first time.
+        """Connect; from then on it comes back by itself.
 
         :raises StoreUnavailableError: no such server, or it refuses the node.
         """

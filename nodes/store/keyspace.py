@@ -51,7 +51,12 @@ class Keyspace(Protocol):
     async def durable(
         self, commands: Sequence[Command], replicas: int, behind: Sequence[Place] = ()
     ) -> list[Any]:
-        """Do `pipeline`, and wait until all of it is on disk."""
+        """Do `pipeline`, and wait until all of it is on disk.
+
+        :param replicas: of each server, on whose disks, too.
+        :param behind: where, for each command, one was carried out that must be on disk as well;
+            where all is `ordered`, of any number of them.
+        """
 
     def walk(self, pattern: bytes, step: bytes) -> AsyncIterator[Sequence[bytes]]:
         """Give all keys of a pattern, a step at a time."""

@@ -168,31 +168,9 @@ class BatchWriter:
 
     async def _carry_out(self, batch: list[_Write]) -> None:
         """Answer every write of the batch, or raise."""
-        changing, behind = await self._claim(batch)
-        commands = [command for write in changing for command in write.change.commands]
-        if not commands:
-            return
-        if self._keyspace.ordered:
-            both = [*commands, *self._last(changing)]
-            replies = await self._keyspace.durable(both, self._replicas, behind)
-            _take(changing, replies)
-            _take_last(changing, replies[len(commands) :])
-        else:
-            _take(changing, await self._keyspace.durable(commands, self._replicas, behind))
-            made = [each for each in changing if not isinstance(each.reply, StoreUnavailableError)]
-            if last := self._last(made):
-                _take_last(made, await self._keyspace.durable(last, self._replicas))
-        for write in changing:
-            write.answer(write.reply)
-
-    async def _claim(self, batch: list[_Write]) -> tuple[list[_Write], list[Place]]:
-        """Send the claims; answer those writes that end with it.
-
-        :return: the others, with their changes, and for each command of these where the claim is.
-        """
         claims, places = await self._keyspace.trace([write.claim for write in batch])
         changing: list[_Write] = []
-        behind: list[Place] = []
+        claimed: list[Place] = []
         for write, reply, place in zip(batch, claims, places, strict=True):
             try:
                 if isinstance(reply, StoreUnavailableError):
@@ -202,8 +180,24 @@ class BatchWriter:
                 write.answer(error)
             else:
                 changing.append(write)
-                behind += [place] * len(write.change.commands)
-        return changing, behind
+                claimed.append(place)
+        if not changing:
+            return
+        commands = [command for write in changing for command in write.change.commands]
+        if self._keyspace.ordered:
+            both = [*commands, *self._last(changing)]
+            replies = await self._keyspace.durable(both, self._replicas, claimed[:1])
+            _take(changing, replies)
+            _take_last(changing, replies[len(commands) :])
+        else:
+            each = zip(changing, claimed, strict=True)
+            behind = [place for write, place in each for _ in write.change.commands]
+            _take(changing, await self._keyspace.durable(commands, self._replicas, behind))
+            made = [each for each in changing if not isinstance(each.reply, StoreUnavailableError)]
+            if last := self._last(made):
+                _take_last(made, await self._keyspace.durable(last, self._replicas))
+        for write in changing:
+            write.answer(write.reply)
 
     def _last(self, writes: list[_Write]) -> list[Command]:
         """What comes after the data of all."""
@@ -226,6 +220,8 @@ def _take(writes: Iterable[_Write], replies: Sequence[Any]) -> None:
 
 def _take_last(writes: Iterable[_Write], replies: Sequence[Any]) -> None:
     """Put what was refused of `BatchWriter._last` in the place of the writes' replies."""
+    if _refused(replies) is None:
+        return
     rest = iter(replies)
     for write in writes:
         if write.change.then:

@@ -9,12 +9,13 @@ from uuid import UUID
 import pytest
 from clusters import SLOTS, Cluster, die_ahead, wait_until
 from streaming import Stream, comes_back
-from waiting import heard
+from waiting import heard, until
 
 from exchange.client import Purpose
 from exchange.errors import RevokedError
 from exchange.v1 import recognition_service_pb2 as recognition
 from nodes.store.cluster import slot_of
+from nodes.store.keyspace import connect
 from nodes.trial import TrialExchange
 
 SICHUAN, GUANGDONG = PROVINCES = ("510000", "440000")
@@ -105,11 +106,24 @@ async def test_slots_that_move_under_load_lose_nothing_acknowledged(
     await heard(app, last.document)
 
 
+async def test_a_failover_by_hand_under_load_loses_nothing_acknowledged(cluster, issuer, people):
+    """As before a server is taken down for repair."""
+    await asyncio.to_thread(cluster.settle)
+    async with Stream(people, issuer) as stream:
+        await stream.some_more()
+        await asyncio.to_thread(cluster.fail_over, JOURNAL)
+        await stream.some_more()
+    stream.check_errors()
+    await stream.check_each()
+
+
 async def test_a_primary_that_is_killed_under_load_loses_nothing_acknowledged(
     exchange, cluster, issuer, app, people
 ):
     await asyncio.to_thread(cluster.settle)
     node = exchange.pid(SICHUAN)
+    idle = await connect(cluster.url)
+    lives = idle.lives
     async with Stream(people, issuer) as stream:
         await stream.some_more()
         killed = cluster.owner(JOURNAL)
@@ -126,3 +140,5 @@ async def test_a_primary_that_is_killed_under_load_loses_nothing_acknowledged(
     await comes_back(functools.partial(issuer.publish, last))
     await heard(app, last.document)
     assert exchange.pid(SICHUAN) == node
+    await until("who asks nothing learns of it too", lambda: idle.lives > lives)
+    await idle.close()

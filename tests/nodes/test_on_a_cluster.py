@@ -12,14 +12,18 @@ import pytest
 import uvloop
 from clusters import Cluster, Server
 from storing import eventually, new
+from structlog.testing import capture_logs
 from waiting import until
 
 from exchange.errors import StoreUnavailableError
 from exchange.presence import subject_of
+from nodes.store import presence
 from nodes.store.attestations import AttestationStore
 from nodes.store.changes import Changes
 from nodes.store.cluster import slot_of
 from nodes.store.keyspace import connect
+from nodes.store.stores import Stores
+from nodes.store.writer import Change
 from nodes.trial import free_ports
 
 MODULES = ("test_store", "test_statuses", "test_answers", "test_changes", "test_appeals")
@@ -260,6 +264,31 @@ async def test_nobody_hears_of_what_a_dying_server_may_have_lost(cluster, store,
     cluster.settle()
 
 
+async def test_what_comes_last_waits_for_all_that_is_before_it(cluster, store, raw):
+    tags = [b"%d" % number for number in range(20)]
+    journal = cluster.owner(slot_of((b"GET", b"c")))
+    dying = next(each for each in cluster.servers if each is not journal)
+    first = next(tag for tag in tags if cluster.owner(slot_of((b"GET", tag))) is dying)
+    last = next(tag for tag in tags if cluster.owner(slot_of((b"GET", tag))) is journal)
+    claim = (b"GET", last)
+
+    def change(_):
+        return Change(((b"SET", first, b"1"),), then=((b"SET", last, b"1"),))
+
+    dying.kill()
+    with pytest.raises(StoreUnavailableError):
+        await store.writes.submit(claim, change)
+    assert await raw.execute(b"GET", last) is None
+    dying.start()
+    cluster.settle()
+
+    async def done():
+        return await store.writes.submit(claim, change) == b"OK"
+
+    await eventually(done)
+    assert await raw.execute(b"GET", last) == b"1"
+
+
 async def test_a_claim_that_was_lost_is_not_acknowledged(cluster, store):
     """Its server comes back without it, before the rest is on the other servers' disks."""
     writes = store.writes._keyspace
@@ -286,11 +315,30 @@ async def test_every_primary_must_keep_what_it_is_given(cluster, empty):
 
 
 async def test_replicas_that_are_not_there_confirm_nothing(empty):
-    store = await AttestationStore.open(empty.url, replicas=1)
+    with capture_logs() as logs:
+        store = await AttestationStore.open(empty.url, replicas=1)
+    assert [each["event"] for each in logs] == ["store.too_few_replicas"] * 3
     with pytest.raises(StoreUnavailableError, match="too few replicas") as refused:
         await store.publish(new())
     assert "store.replicas" in refused.value.remedy
     await store.close()
+
+
+async def test_what_a_failover_may_lose_is_said(empty):
+    for replicas in (0, 1):
+        with capture_logs() as logs:
+            stores = await Stores.open(empty.url, "510000", replicas=replicas)
+        await stores.close()
+        said = [each["event"] for each in logs]
+        assert ("store.failover_may_lose" in said) is (replicas == 0)
+
+
+async def test_a_filter_is_built_by_a_process_of_its_own(empty, store):
+    records = [new() for _ in range(100)]
+    await asyncio.gather(*map(store.publish, records))
+    made = await presence.build(store, empty.url, at_hand=10)
+    assert made.count == 100
+    assert all(subject_of(record.token) in made for record in records)
 
 
 async def test_a_slot_without_a_server_is_refused_at_the_start(cluster, empty):
