@@ -275,9 +275,15 @@ def rule_verdict_to_proto(said: RuleVerdict) -> recognition_pb.RuleVerdict:
     )
 
 
-@functools.lru_cache(maxsize=1024)
 def _answer(answer: ProvinceAnswer) -> bytes:
-    """What one province answered: mostly the same too, until it is heard from."""
+    """What one province answered: mostly the same object too, until it is heard from."""
+    made: bytes | None = answer.made.get(_answer)
+    if made is None:
+        made = answer.made[_answer] = _answer_to_wire(answer)
+    return made
+
+
+def _answer_to_wire(answer: ProvinceAnswer) -> bytes:
     message = recognition_pb.ProvinceAnswer(
         province=answer.province,
         state=f"ANSWER_STATE_{answer.state.value}",
