@@ -51,6 +51,8 @@ __all__ = [
     "versions_to_proto",
 ]
 
+_LONGEST_REMEMBERED = 2048
+"""Bytes: an honest view has some 300, and a hostile peer must not fill the memory."""
 # Numbers of fields: of a Decision, of a RuleVerdict, of an Evidence, of an Attestation.
 _RULES, _EVIDENCE = 5, 6
 _ATTESTATION_IDS = 4
@@ -235,7 +237,8 @@ def _shown(attestation: Attestation) -> bytes:
     shown = attestation.made.get(_shown)
     if shown is None:
         shown = attestation_to_proto(b"", attestation).SerializeToString()
-        attestation.made[_shown] = shown
+        if len(shown) <= _LONGEST_REMEMBERED:
+            attestation.made[_shown] = shown
     return shown
 
 
