@@ -6,6 +6,7 @@ code (`exchange.codes.judging`) and for times to come (`exchange.remedies`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -94,9 +95,17 @@ def _together(
                 held[rule.id].append(id_)
     return tuple(
         RuleVerdict(rule, tuple(held[rule.id]), rule.id in failures)
+        if held[rule.id] or rule.id in failures
+        else _silent(rule)
         for rule in rules.rules
         if rule.id in held
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _silent(rule: Rule) -> RuleVerdict:
+    """What most rules say of most: one object, for it is remembered with many."""
+    return RuleVerdict(rule, ())
 
 
 def ask_rules(known: Sequence[Known], rules: RuleBook, now: datetime) -> tuple[RuleVerdict, ...]:

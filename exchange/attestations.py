@@ -297,7 +297,8 @@ class AttestationVerifier:
     Only the signature is remembered. Key states, province and times are judged at every look, so
     a key that is revoked now ends what was remembered under it.
 
-    :param remember: how many attestations to remember, about 2 KiB each; the oldest go first.
+    :param remember: how many attestations to remember, about 3 KiB each with what is made of them
+        (`Attestation.made`); the oldest go first.
         Those larger than 8 KiB are not, or a hostile peer could fill the memory with few.
     """
 

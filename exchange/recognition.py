@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from exchange import attestations, cose
@@ -133,7 +134,7 @@ _STATE_TEXTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Reply:
     """What one province sent of one holder: COSE_Sign1 bytes.
 
@@ -186,6 +187,8 @@ class ProvinceAnswer:
     as_of: datetime | None = None
     calls: int = 0
     circuit_open: bool = False
+    made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """As of an `Attestation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,20 +248,16 @@ def recognize(
     answers: list[ProvinceAnswer] = []
     evidence: list[Evidence] = []
     unheard: list[str] = []
+    profiles = trust.profiles
     for reply in replies:
+        empty = not (reply.signed or reply.revoked) and reply.province in profiles
+        if empty and (nothing := _no_record(reply)):
+            answers.append(nothing)
+            continue
         state, looked_at = _look_at(reply, tokens, trust, verifier, now, revoked)
-        answers.append(
-            _answer(
-                reply.province,
-                state,
-                len(looked_at),
-                reply.as_of,
-                reply.calls,
-                reply.circuit_open,
-            )
-        )
+        answers.append(_answered(reply, state, len(looked_at)))
         evidence += looked_at
-        if not reply.whole and reply.province in trust.profiles:
+        if not reply.whole and reply.province in profiles:
             unheard.append(reply.province)
     if not complete and province not in unheard:
         unheard.append(province)
@@ -282,8 +281,21 @@ def recognize(
     )
 
 
-_answer = functools.lru_cache(maxsize=1024)(ProvinceAnswer)
-"""Most provinces answer one holder like another: that they hold nothing, as of the same moment."""
+def _answered(reply: Reply, state: AnswerState, attestations: int) -> ProvinceAnswer:
+    return ProvinceAnswer(
+        *(reply.province, state, attestations, reply.as_of, reply.calls, reply.circuit_open)
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _no_record(reply: Reply) -> ProvinceAnswer | None:
+    """The answer of a province that sent nothing; None where it may hold something.
+
+    One reply is that of most provinces to holder after holder, until more is heard of them.
+    """
+    if reply.signed is None or not reply.readable:
+        return None
+    return _answered(reply, AnswerState.NO_RECORD, 0)
 
 
 def _look_at(
@@ -300,8 +312,6 @@ def _look_at(
         return AnswerState.UNTRUSTED, []
     if reply.signed is None:
         return AnswerState.UNREACHABLE, []
-    if not (reply.signed or reply.revoked):
-        return AnswerState.NO_RECORD, []
     evidence = [
         _judge(signed, reply.province, tokens, trust, verifier, now)
         for signed in dict.fromkeys((*reply.signed, *reply.revoked)[:MOST_PER_PROVINCE])

@@ -18,7 +18,6 @@ from uuid import UUID
 
 from exchange.asking import RuleVerdict, ask_rules, failed, settle
 from exchange.attestations import Holder
-from exchange.expressions import Expression
 from exchange.facts import (
     AntigenTest,
     Colour,
@@ -32,7 +31,7 @@ from exchange.facts import (
     Vaccination,
 )
 from exchange.provinces import PROVINCES
-from exchange.rules import Known, Rule, RuleBook
+from exchange.rules import Known, Rule, RuleBook, moments
 from exchange.subjects import DocumentType
 from exchange.texts import Text
 from exchange.vaccines import AT_HOME, EU_NAMES
@@ -208,24 +207,14 @@ def _times(
             changes.add(rule.valid_until)
         for each in known:
             if each.fact.kind in rule.kinds:
-                changes.update(_moments(each.fact, expression))
+                spans = (timedelta(), *expression.spans)
+                changes.update(moments(each.fact, expression.fields, spans))
     last = now + LONGEST_WAIT
     times = {time for change in changes for time in _around(change) if now < time <= last}
     if not steady:
         start = now.replace(microsecond=0)
         times.update(start + _STEP * step for step in range(1, LONGEST_WAIT // _STEP + 1))
     return tuple(sorted(times)), steady
-
-
-def _moments(fact: Fact, expression: Expression) -> Iterator[datetime]:
-    """The times of a fact that its rule asks for, with and without each of its durations."""
-    for name in expression.fields:
-        time = getattr(fact, name, None)
-        if isinstance(time, datetime):
-            for span in (timedelta(), *expression.spans):
-                # Too far for a datetime is too far to wait for.
-                with contextlib.suppress(OverflowError):
-                    yield time + span
 
 
 def _around(change: datetime) -> Iterator[datetime]:

@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -32,7 +32,7 @@ from exchange.texts import Text
 if TYPE_CHECKING:
     import cel
 
-__all__ = ["MOST_RULES", "MOST_SYMBOLS", "Known", "Rule", "RuleBook", "RuleError"]
+__all__ = ["MOST_RULES", "MOST_SYMBOLS", "Known", "Rule", "RuleBook", "RuleError", "moments"]
 
 MOST_RULES: Final = 200
 """Rules of one province."""
@@ -426,7 +426,8 @@ class RuleBook:
         if not asked.steady:
             return now, now
         after, before = _FIRST, _LAST
-        for change in (*self._changes, *asked.times, *_moments(asked, fact)):
+        named = moments(fact, asked.fields, asked.spans)
+        for change in (*self._changes, *asked.times, *named):
             if change < now:
                 after = max(after, change)
             elif change > now:
@@ -457,13 +458,17 @@ class RuleBook:
         ]
 
 
-def _moments(asked: _Asked, fact: Fact) -> Iterator[datetime]:
-    """The times of a fact, with and without each duration that a rule names."""
-    for name in asked.fields:
+def moments(fact: Fact, fields: Iterable[str], spans: Collection[timedelta]) -> Iterator[datetime]:
+    """The times of a fact, with each duration added.
+
+    :param fields: the fields that count; those that are no times do not matter.
+    """
+    for name in fields:
         time = getattr(fact, name, None)
         if isinstance(time, datetime):
-            for span in asked.spans:
-                with contextlib.suppress(OverflowError):  # nobody lives to see it
+            for span in spans:
+                # Too far for a datetime is too far to wait for.
+                with contextlib.suppress(OverflowError):
                     yield time + span
 
 

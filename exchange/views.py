@@ -51,6 +51,8 @@ __all__ = [
     "versions_to_proto",
 ]
 
+_LONGEST_REMEMBERED = 2048
+"""Bytes: an honest view has some 300, and a hostile peer must not fill the memory."""
 # Numbers of fields: of a Decision, of a RuleVerdict, of an Evidence, of an Attestation.
 _RULES, _EVIDENCE = 5, 6
 _ATTESTATION_IDS = 4
@@ -235,7 +237,8 @@ def _shown(attestation: Attestation) -> bytes:
     shown = attestation.made.get(_shown)
     if shown is None:
         shown = attestation_to_proto(b"", attestation).SerializeToString()
-        attestation.made[_shown] = shown
+        if len(shown) <= _LONGEST_REMEMBERED:
+            attestation.made[_shown] = shown
     return shown
 
 
@@ -275,9 +278,15 @@ def rule_verdict_to_proto(said: RuleVerdict) -> recognition_pb.RuleVerdict:
     )
 
 
-@functools.lru_cache(maxsize=1024)
 def _answer(answer: ProvinceAnswer) -> bytes:
-    """What one province answered: mostly the same too, until it is heard from."""
+    """What one province answered: mostly the same object too, until it is heard from."""
+    made: bytes | None = answer.made.get(_answer)
+    if made is None:
+        made = answer.made[_answer] = _answer_to_wire(answer)
+    return made
+
+
+def _answer_to_wire(answer: ProvinceAnswer) -> bytes:
     message = recognition_pb.ProvinceAnswer(
         province=answer.province,
         state=f"ANSWER_STATE_{answer.state.value}",

@@ -172,10 +172,12 @@ class Deciding:
     def _reply(self, province: str, found: Sequence[Found]) -> Reply:
         """What a province sent of one holder, whom it may know by several tokens."""
         first = found[0]
+        known = self._nothing.get(province)
+        if known is not None and known[0] is first and len(found) == 1:
+            return known[1]
         says = first.signed or first.revoked or first.as_of is None
         if says or any(each is not first for each in found):
             return _joined(province, found)
-        known = self._nothing.get(province)
         if known is None or known[0] is not first:
             known = self._nothing[province] = first, _joined(province, found)
         return known[1]

@@ -168,7 +168,7 @@ class Looking:
     subjects: Sequence[bytes] = field(repr=False)
     now: datetime
     found: dict[str, Sequence[Found]]
-    questions: list[_Question] = field(repr=False)
+    questions: list[_Question] = field(default_factory=list, repr=False)
     left: Sequence[str] = ()
 
     @property
@@ -249,12 +249,12 @@ class Lookup:
         found: dict[str, Sequence[Found]] = {
             code: [_SILENT] * len(subjects) for code in self._unusable
         }
+        looking = Looking(tokens, subjects, self._clock(), found)
         if len(subjects) > _BREATH:
-            return Looking(tokens, subjects, self._clock(), found, [], self._others)
-        now = self._clock()
-        return Looking(
-            tokens, subjects, now, found, self._rule_out(self._others, subjects, now, found)
-        )
+            looking.left = self._others
+        else:
+            looking.questions = self._rule_out(self._others, subjects, looking.now, found)
+        return looking
 
     async def finish(
         self, looking: Looking, call: Call, purpose: int = 0

@@ -139,6 +139,7 @@ def test_what_is_remembered_is_decided_as_if_it_had_just_come(world: Any, data: 
     verifier = AttestationVerifier()
     moments = st.sampled_from([at for fact in facts for at in times_of(fact)])
     revoking = st.booleans()
+    hubei = Reply(HUBEI, [], as_of=world.now)  # the same object, while no more is heard of it
     for _ in range(8):
         rules = data.draw(st.sampled_from([STEADY, RESTLESS]))
         sent = Reply(SICHUAN, signed, revoked=signed[:1] if data.draw(revoking) else ())
@@ -147,14 +148,15 @@ def test_what_is_remembered_is_decided_as_if_it_had_just_come(world: Any, data: 
             "province": GUANGDONG,
             "rules": rules,
             "trust": world.trust(
-                p510000=data.draw(st.sampled_from([KeyState.ACTIVE, KeyState.REVOKED]))
+                p510000=data.draw(st.sampled_from([KeyState.ACTIVE, KeyState.REVOKED])),
+                without=data.draw(st.sampled_from(["", HUBEI])),
             ),
             "now": data.draw(moments),
             "explain": rules is STEADY,  # of the other it takes long to say
         }
-        replies = [sent, Reply(HUBEI, [], as_of=world.now)]
-        decided = views_of(replies, verifier=verifier, **known)
-        assert decided == views_of(replies, verifier=AttestationVerifier(), **known)
+        decided = views_of([sent, hubei], verifier=verifier, **known)
+        afresh = [replace(sent), replace(hubei)]
+        assert decided == views_of(afresh, verifier=AttestationVerifier(), **known)
 
 
 def rest(fact: Any) -> list[Any]:
@@ -227,6 +229,17 @@ def test_a_key_that_is_tainted_between_two_calls_is_refused(world: Any, gate: Ga
 def test_a_province_that_leaves_between_two_calls_is_refused(world: Any, gate: Gate) -> None:
     trust = world.trust(version=2, without=SICHUAN)
     assert gate.concludes(trust=trust) == "NOT_RECOGNIZED UNSPECIFIED NO_RECORD"
+
+
+def test_a_province_without_a_record_that_leaves_between_two_calls_is_not_trusted(
+    world: Any, gate: Gate
+) -> None:
+    nothing = Reply(HUBEI, [], as_of=world.now)
+    states = []
+    for trust in (world.trust(), world.trust(version=2, without=HUBEI), world.trust(version=3)):
+        (answer,) = recognize([nothing], **{**gate.known, "trust": trust}).answers
+        states.append(answer.state)
+    assert states == ["NO_RECORD", "UNTRUSTED", "NO_RECORD"]
 
 
 def test_a_status_bit_that_is_set_between_two_calls_refuses(gate: Gate) -> None:

@@ -283,6 +283,22 @@ async def test_nobody_is_asked_whose_filter_says_no(world):
     assert world.kept.reads == 0
 
 
+async def test_what_the_filters_alone_answer_is_known_without_waiting(world):
+    holder, other = token(), token()
+    looking = world.lookup.begin([holder], world.trust())
+    assert looking.done
+    assert looking.found == await world.ask(holder)
+    world.syncs[SICHUAN] = Sync(holder)
+    for tokens in ([holder], [other, holder]):
+        looking = world.lookup.begin(tokens, world.trust())
+        assert not looking.done
+        assert SICHUAN not in looking.found
+    many = [token() for _ in range(65)]
+    assert not world.lookup.begin(many, world.trust()).done  # it would hold the others up
+    assert holder.hex() not in repr(looking)
+    assert repr(holder) not in repr(looking)
+
+
 async def test_only_the_province_that_can_know_is_asked(world):
     holder = token()
     world.syncs[SICHUAN] = Sync(holder)
