@@ -113,7 +113,7 @@ class Answers(Protocol):
     async def begin(
         self, province: str, cursor: bytes, revoked: Mapping[int, bytes], *, only: bool = False
     ) -> None:
-        """Begin anew: what is kept counts no more; with ``only``, nor any revoked place but these."""
+        """Begin anew: what is kept counts no more; nor, if ``only``, any place but these."""
 
     async def forget(
         self,

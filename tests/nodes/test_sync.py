@@ -1068,7 +1068,8 @@ async def served():
     await server.start()
     options = [("grpc.max_receive_message_length", 16 << 20)]
     node.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options)
-    peer = SimpleNamespace(link=SimpleNamespace(channel=node.channel), circuit_open=False)
+    link = SimpleNamespace(channel=node.channel)
+    peer = SimpleNamespace(link=link, links=(link,), prefer=lambda _: None, circuit_open=False)
     node.peer = peer
     node.links = SimpleNamespace(get={SICHUAN: peer}.get)
     yield node
