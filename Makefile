@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint proto bench drill up down lock clean
+.PHONY: demo test lint proto bench soak drill up down lock clean
 .DEFAULT_GOAL := test
 
 $(STAMP): requirements.txt pyproject.toml
@@ -39,6 +39,9 @@ proto: $(STAMP)  ## write exchange/v1 anew from proto/
 
 bench: $(STAMP)  ## every figure beside its peer; one of them: make bench CASE=fetch
 	$(BIN)/python -m scripts.bench $(CASE)
+
+soak: $(STAMP)  ## an hour of load, and what grows: make soak SECONDS=90 RATE=200 DOOR=envoy OUT=soak.jsonl PLOT=soak.png
+	@$(BIN)/python -m scripts.soak $(addprefix --seconds ,$(SECONDS)) $(addprefix --rate ,$(RATE)) $(addprefix --door ,$(DOOR)) $(addprefix --out ,$(OUT)) $(addprefix --plot ,$(PLOT))
 
 drill: $(STAMP)  ## rotate every key under load, then revoke a stolen one at 32 nodes
 	@$(BIN)/python scripts/drill.py rotation

@@ -6,12 +6,13 @@ code (`exchange.codes.judging`) and for times to come (`exchange.remedies`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from exchange.attestations import Attestation
 from exchange.facts import Colour
 from exchange.provinces import PROVINCES
 from exchange.rules import Known, Rule, RuleBook
@@ -32,33 +33,70 @@ class RuleVerdict:
     failed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What was said of one attestation, and between which times, both excluded, it stands.
+
+    :param alone: what each rule says where nothing else is known.
+    """
+
+    rules: RuleBook
+    after: datetime
+    before: datetime
+    said: Sequence[tuple[Rule, bool | None]]
+    alone: tuple[RuleVerdict, ...]
+    green: bool
+
+
 def ask(
-    known: Sequence[Known], rules: RuleBook, now: datetime
+    known: Sequence[Attestation], rules: RuleBook, now: datetime
 ) -> tuple[tuple[RuleVerdict, ...], list[bool]]:
     """Ask every rule that is in force of all that is known.
+
+    What the rules said of an attestation is remembered with it until one of them may say
+    something else of it.
 
     :param known: what counts: verified, live, not revoked.
     :returns: what each rule said, in the rules' order, and of each of ``known`` whether it
         satisfies a green rule.
     """
+    asked = [_asked(each, rules, now) for each in known]
+    greens = [each.green for each in asked]
+    if len(asked) == 1:
+        return asked[0].alone, greens
+    said = [(each.id, one.said) for each, one in zip(known, asked, strict=True)]
+    return _together(said, rules, now), greens
+
+
+def _asked(known: Attestation, rules: RuleBook, now: datetime) -> _Asked:
+    found: _Asked | None = known.made.get(_asked)
+    if found is not None and found.rules is rules and found.after < now < found.before:
+        return found
+    said = rules.evaluate(known, now)
+    green = any(holds and rule.colour is Colour.GREEN for rule, holds in said)
+    after, before = rules.steady(known.fact, now)
+    found = _Asked(rules, after, before, said, _together([(known.id, said)], rules, now), green)
+    known.made[_asked] = found
+    return found
+
+
+def _together(
+    asked: Iterable[tuple[UUID, Sequence[tuple[Rule, bool | None]]]], rules: RuleBook, now: datetime
+) -> tuple[RuleVerdict, ...]:
+    """What each rule that is in force says, of what each says of each."""
     held: dict[str, list[UUID]] = {rule.id: [] for rule in rules.rules if rule.in_force(now)}
     failures: set[str] = set()
-    greens: list[bool] = []
-    for each in known:
-        green = False
-        for rule, holds in rules.evaluate(each, now):
+    for id_, said in asked:
+        for rule, holds in said:
             if holds is None:
                 failures.add(rule.id)
             elif holds:
-                held[rule.id].append(each.id)
-                green |= rule.colour is Colour.GREEN
-        greens.append(green)
-    said = tuple(
+                held[rule.id].append(id_)
+    return tuple(
         RuleVerdict(rule, tuple(held[rule.id]), rule.id in failures)
         for rule in rules.rules
         if rule.id in held
     )
-    return said, greens
 
 
 def ask_rules(known: Sequence[Known], rules: RuleBook, now: datetime) -> tuple[RuleVerdict, ...]:
@@ -67,7 +105,7 @@ def ask_rules(known: Sequence[Known], rules: RuleBook, now: datetime) -> tuple[R
     :param known: what counts: verified, live, not revoked. A fact from abroad satisfies a rule
         only where the rule's ``origins`` name its country.
     """
-    return ask(known, rules, now)[0]
+    return _together([(each.id, rules.evaluate(each, now)) for each in known], rules, now)
 
 
 def settle(said: Sequence[RuleVerdict]) -> RuleVerdict | None:

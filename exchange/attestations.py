@@ -21,6 +21,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -62,11 +63,14 @@ __all__ = [
     "digest",
     "encode",
     "sign",
+    "sign_and_digest",
 ]
 
 ISS, SUB, EXP, NBF, IAT, CTI = 1, 2, 4, 5, 6, 7
 STATUS = 65535
 HEALTH, HOLDER = -70001, -70002
+_PROVINCES_OWN = frozenset({IAT, NBF, STATUS})
+"""Published twice, a fact has been signed at two times, and has two places in status lists."""
 
 LIFE = {
     Kind.MEDICAL_EXAMINATION: timedelta(days=180),
@@ -115,6 +119,9 @@ class Attestation:
     supersedes: UUID | None = None
     status: StatusReference | None = None
     """Where to look whether it is revoked; None where only its province's node can tell."""
+    made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What others made of these values alone, each under its own key: while an attestation is
+    remembered (`AttestationVerifier`), that is remembered too, and it ends with it."""
 
 
 def encode(attestation: Attestation) -> bytes:
@@ -124,13 +131,15 @@ def encode(attestation: Attestation) -> bytes:
 
 def digest(attestation: Attestation) -> bytes:
     """SHA-256 over all that the issuer said: equal for the same fact signed twice."""
-    claims = _claims(attestation)
-    del claims[IAT], claims[NBF]
-    claims.pop(STATUS, None)  # the province's own: published twice, the fact has two places
-    return hashlib.sha256(cbor.encode(claims)).digest()
+    return _digest(cbor.encode_items(_claims(attestation)))
 
 
-def _claims(attestation: Attestation) -> dict[int, Any]:
+def _digest(claims: Mapping[int | str, bytes]) -> bytes:
+    said = [item for label, item in claims.items() if label not in _PROVINCES_OWN]
+    return hashlib.sha256(cbor.join(said)).digest()
+
+
+def _claims(attestation: Attestation) -> dict[int | str, Any]:
     issuer, holder = attestation.issuer, attestation.holder
     issued = int(attestation.issued_at.timestamp())
     health = fact_to_claim(attestation.fact)
@@ -138,7 +147,7 @@ def _claims(attestation: Attestation) -> dict[int, Any]:
     health["data_as_of"] = int(attestation.data_as_of.timestamp())
     if attestation.supersedes:
         health["supersedes"] = attestation.supersedes.bytes
-    claims: dict[int, Any] = {
+    claims: dict[int | str, Any] = {
         ISS: attestation.province,
         SUB: base64.urlsafe_b64encode(attestation.token).decode(),
         EXP: int(attestation.expires_at.timestamp()),
@@ -160,6 +169,13 @@ def _claims(attestation: Attestation) -> dict[int, Any]:
 def sign(attestation: Attestation, signer: Signer) -> bytes:
     """The attestation as COSE_Sign1 bytes."""
     return cose.sign(encode(attestation), signer, cose.ObjectType.ATTESTATION)
+
+
+def sign_and_digest(attestation: Attestation, signer: Signer) -> tuple[bytes, bytes]:
+    """What `sign` and `digest` give, from claims that are encoded once."""
+    claims = cbor.encode_items(_claims(attestation))
+    payload = cbor.join(claims.values())
+    return cose.sign(payload, signer, cose.ObjectType.ATTESTATION), _digest(claims)
 
 
 def decode(payload: bytes) -> Attestation:

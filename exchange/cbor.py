@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Collection, Mapping
 from functools import lru_cache
-from itertools import chain
 from typing import Any, Final
 
 from exchange.errors import InvalidFieldError, MalformedObjectError
@@ -21,6 +21,8 @@ __all__ = [
     "MAX_ITEMS",
     "decode_map",
     "encode",
+    "encode_items",
+    "join",
     "read_item",
     "read_map",
     "too_large",
@@ -56,8 +58,29 @@ def encode(value: object) -> bytes:
     try:
         return _write(value, MAX_DEPTH)
     except UnicodeEncodeError as error:
-        # The codec's own error would carry the text, which may be a person's name.
-        raise InvalidFieldError(f"text cannot be written as UTF-8: {error.reason}") from None
+        raise _no_utf8(error) from None
+
+
+def encode_items(value: Mapping[int | str, object]) -> dict[int | str, bytes]:
+    """Write each item of a map, its key and its value, as `encode` does, for `join`.
+
+    :raises InvalidFieldError: as `encode`; and TypeError.
+    """
+    try:
+        return {key: _write_key(key) + _write(item, MAX_DEPTH - 1) for key, item in value.items()}
+    except UnicodeEncodeError as error:
+        raise _no_utf8(error) from None
+
+
+def join(items: Collection[bytes]) -> bytes:
+    """Write the map of some items that `encode_items` has written."""
+    # No key's encoding begins another's: the items are in the order of their keys.
+    return write_head(MAP, len(items)) + b"".join(sorted(items))
+
+
+def _no_utf8(error: UnicodeEncodeError) -> InvalidFieldError:
+    # The codec's own error would carry the text, which may be a person's name.
+    return InvalidFieldError(f"text cannot be written as UTF-8: {error.reason}")
 
 
 def decode_map(payload: bytes, most: int = MAX_ITEMS) -> dict[Any, Any]:
@@ -210,6 +233,8 @@ def too_large() -> MalformedObjectError:
 # Writing.
 
 _SHORT: Final = tuple(bytes((byte,)) for byte in range(256))
+_TEXT_HEAD: Final = TEXT << 5
+_pack2, _pack4, _pack8 = (struct.Struct(layout).pack for layout in (">BH", ">BI", ">BQ"))
 
 
 def write_head(major: int, argument: int) -> bytes:
@@ -218,18 +243,19 @@ def write_head(major: int, argument: int) -> bytes:
     if argument < 24:
         return _SHORT[major | argument]
     if argument < 0x100:
-        return bytes((major | 24, argument))
+        return b"%c%c" % (major | 24, argument)
     if argument < 0x10000:
-        return struct.pack(">BH", major | 25, argument)
+        return _pack2(major | 25, argument)
     if argument < 0x1_0000_0000:
-        return struct.pack(">BI", major | 26, argument)
-    return struct.pack(">BQ", major | 27, argument)
+        return _pack4(major | 26, argument)
+    return _pack8(major | 27, argument)
 
 
 def _write(value: object, depth: int) -> bytes:  # noqa: PLR0911 - one return a CBOR type
     if isinstance(value, str):
         text = value.encode()
-        return write_head(TEXT, len(text)) + text
+        length = len(text)
+        return (_SHORT[_TEXT_HEAD + length] if length < 24 else write_head(TEXT, length)) + text
     if value is None or isinstance(value, bool):
         return _WORDS[value]
     if isinstance(value, int):
@@ -246,10 +272,7 @@ def _write(value: object, depth: int) -> bytes:  # noqa: PLR0911 - one return a 
         raise InvalidFieldError(f"more than {MAX_DEPTH} levels")
     depth -= 1
     if isinstance(value, dict):
-        pairs = [(_write_key(key), _write(item, depth)) for key, item in value.items()]
-        # No two keys are equal, so the values are never compared.
-        pairs.sort()
-        return write_head(MAP, len(pairs)) + b"".join(chain.from_iterable(pairs))
+        return join([_write_key(key) + _write(item, depth) for key, item in value.items()])
     return write_head(ARRAY, len(value)) + b"".join([_write(item, depth) for item in value])
 
 

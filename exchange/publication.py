@@ -7,6 +7,7 @@ Every error names the request's field.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from datetime import datetime, timedelta, timezone
@@ -29,6 +30,9 @@ from exchange.v1 import types_pb2
 _CHINA = timezone(timedelta(hours=8))  # a document's dates are China's
 _BETWEEN = re.compile(r"[\s\-·]+")
 _NUMBER = re.compile("(?=([1-9][0-9]{16}[0-9X]))")  # wherever it begins
+_DOCUMENT_TYPES = {
+    types_pb2.DocumentType.Value(f"DOCUMENT_TYPE_{each.name}"): each for each in DocumentType
+}
 _NUMBERED = (
     DocumentType.RESIDENT_ID,
     DocumentType.HMT_RESIDENCE_PERMIT,
@@ -55,10 +59,9 @@ def read_document(message: types_pb2.IdentityDocument, now: datetime, *, field: 
     :param field: where the document stands in the request, for the error.
     :raises InvalidFieldError: (or a subclass) the number is wrong; it is not in the message.
     """
-    name = types_pb2.DocumentType.Name(message.type).removeprefix("DOCUMENT_TYPE_")
     today = now.astimezone(_CHINA).date()
     try:
-        return Document.parse(DocumentType[name], message.number, today=today)
+        return Document.parse(_DOCUMENT_TYPES[message.type], message.number, today=today)
     except TongxingError as error:
         raise error.at(field) from None
 
@@ -77,7 +80,7 @@ def draft(
     """
     field = "attestation"
     document = read_document(message.document, now, field=f"{field}.document")
-    code = check_credit_code(message.issuer.credit_code, field=f"{field}.issuer.credit_code")
+    code = _credit_code(message.issuer.credit_code, field=f"{field}.issuer.credit_code")
     check_author(code, author, field=f"{field}.issuer.credit_code")
     fact = views.fact_from_proto(message.fact, field=f"{field}.fact")
     _check_times(fact, now, f"{field}.fact.{fact.kind.value.lower()}")
@@ -96,6 +99,10 @@ def draft(
         if message.supersedes
         else None,
     )
+
+
+_credit_code = functools.lru_cache(maxsize=1024)(check_credit_code)
+"""An issuer publishes much under one code."""
 
 
 def check_author(code: str, author: str, *, field: str) -> None:

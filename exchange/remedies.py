@@ -115,7 +115,7 @@ def remedies(
     graver = [each for each in said if each.satisfied_by and each.rule.colour is not Colour.GREEN]
     if not graver and (settle(said) is not None or failed(said) is not None):
         return ()
-    found = _wait(known, rules, now, ends)
+    found = _wait(known, rules, now, ends) if known else []
     if graver:
         found += _appeal(known, graver)
     else:

@@ -11,10 +11,11 @@ A colour comes from a rule that holds, never from the want of one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -49,6 +50,7 @@ _LONGEST_REASON = 200
 _LONGEST_TEXT = 300
 """Characters of a fact's longest text, by the contract."""
 _MOST_ORIGINS = 300
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _Value = TypeVar("_Value")
 
 
@@ -338,11 +340,17 @@ class _Asked:
     programs: list[tuple[Rule, cel.Program]] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     fields: set[str] = field(default_factory=set)
+    steady: bool = True
+    spans: set[timedelta] = field(default_factory=lambda: {timedelta()})
+    times: set[datetime] = field(default_factory=set)
 
     def add(self, rule: Rule, program: cel.Program, expression: Expression) -> None:
         self.programs.append((rule, program))
         self.names.update(program.variables())
         self.fields |= expression.fields
+        self.steady = self.steady and expression.steady
+        self.spans.update(expression.spans)
+        self.times.update(expression.times)
 
 
 class RuleBook:
@@ -388,6 +396,8 @@ class RuleBook:
                     field="rules",
                     way=Text("减少或缩短规则", "write fewer or shorter ones"),
                 )
+        bounds = ((rule.valid_from, rule.valid_until) for rule in self.rules)
+        self._changes = {each for pair in bounds for each in pair if each is not None}
         canonical = json.dumps(
             [rule.to_json() for rule in self.rules],
             ensure_ascii=False,
@@ -405,6 +415,25 @@ class RuleBook:
     def tells_origins_apart(self, rule: Rule) -> bool:
         """Whether it matters to a rule of this book from which province a fact comes."""
         return rule.origins is not None or self._expressions[rule.id].origin
+
+    def steady(self, fact: Fact, now: datetime) -> tuple[datetime, datetime]:
+        """Between which times nothing changes of what the rules in force say of a fact.
+
+        :returns: the end of the time before and the begin of the time after; at these themselves
+            another answer may hold. The same time twice where nothing can be said.
+        """
+        asked = self._asked[fact.kind]
+        if not asked.steady:
+            return now, now
+        after, before = _FIRST, _LAST
+        for change in (*self._changes, *asked.times, *_moments(asked, fact)):
+            if change < now:
+                after = max(after, change)
+            elif change > now:
+                before = min(before, change)
+            else:
+                return now, now
+        return after, before
 
     def evaluate(self, known: Known, now: datetime) -> list[tuple[Rule, bool | None]]:
         """What each rule that speaks of the fact says of it at a time.
@@ -426,6 +455,16 @@ class RuleBook:
             for rule, program in asked.programs
             if rule.in_force(now) and rule.covers(origin)
         ]
+
+
+def _moments(asked: _Asked, fact: Fact) -> Iterator[datetime]:
+    """The times of a fact, with and without each duration that a rule names."""
+    for name in asked.fields:
+        time = getattr(fact, name, None)
+        if isinstance(time, datetime):
+            for span in asked.spans:
+                with contextlib.suppress(OverflowError):  # nobody lives to see it
+                    yield time + span
 
 
 def _bounded(rules: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

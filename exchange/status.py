@@ -98,21 +98,27 @@ def from_status(status: status_pb2.Status) -> TongxingError:
     """The error that a status carries; an InternalError where it carries none of ours."""
     info = error_details_pb2.ErrorInfo()
     bad = error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
     try:
         for detail in status.details:
-            for known in (info, bad):
+            for known in (info, bad, retry):
                 if detail.Is(known.DESCRIPTOR):
                     detail.Unpack(known)
     except DecodeError:
         return errors.InternalError(status.message)
     if info.domain != DOMAIN:
         return errors.InternalError(status.message)
-    error = of_reason(info.reason)
+    kind = of_reason(info.reason)
     remedy = info.metadata.get("remedy", "")
-    if not bad.field_violations:
-        return error(status.message.removesuffix(f"; {remedy}"), remedy=remedy)
-    violation = bad.field_violations[0]
-    return error(violation.description, field=violation.field, remedy=remedy)
+    if bad.field_violations:
+        violation = bad.field_violations[0]
+        error = kind(violation.description, field=violation.field, remedy=remedy)
+    else:
+        error = kind(status.message.removesuffix(f"; {remedy}"), remedy=remedy)
+    if retry.HasField("retry_delay"):
+        delay = retry.retry_delay
+        error.retry_after = max(0.0, delay.seconds + delay.nanos / 1e9)
+    return error
 
 
 def from_trailers(trailers: Iterable[tuple[str, str | bytes]] | None) -> TongxingError | None:

@@ -16,18 +16,28 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from exchange.attestations import Attestation
 from exchange.errors import InvalidFieldError
 from exchange.facts import FACTS, Colour, Fact, Kind, fact_fields
-from exchange.recognition import Decision, ProvinceAnswer, RuleVerdict
+from exchange.recognition import (
+    Decision,
+    Evidence,
+    Outcome,
+    ProvinceAnswer,
+    RuleVerdict,
+    Verdict,
+)
 from exchange.remedies import Remedy
+from exchange.rules import Rule
 from exchange.texts import Text
 from exchange.trust.files import Files, Versions
 from exchange.v1 import recognition_service_pb2 as recognition_pb
 from exchange.v1 import trust_service_pb2 as trust_pb
 from exchange.v1 import types_pb2
+from exchange.wire import embedded
 
 __all__ = [
     "attestation_to_proto",
     "colour_to_proto",
     "decision_to_proto",
+    "decision_to_wire",
     "fact_from_proto",
     "fact_to_proto",
     "files_from_proto",
@@ -40,6 +50,12 @@ __all__ = [
     "versions_from_proto",
     "versions_to_proto",
 ]
+
+# Numbers of fields: of a Decision, of a RuleVerdict, of an Evidence, of an Attestation.
+_RULES, _EVIDENCE = 5, 6
+_ATTESTATION_IDS = 4
+_ATTESTATION = 1
+_SIGNED = 1
 
 
 def time_from_proto(message: Timestamp, *, field: str) -> datetime:
@@ -141,28 +157,98 @@ def attestation_to_proto(signed: bytes, attestation: Attestation | None) -> type
 
 def decision_to_proto(decision: Decision) -> recognition_pb.Decision:
     """A decision as its message."""
-    pb = recognition_pb
-    return pb.Decision(
-        outcome=f"OUTCOME_{decision.outcome.value}",
-        colour=colour_to_proto(decision.colour),
-        verdict=f"VERDICT_{decision.verdict.value}",
-        reason=text_to_proto(decision.reason),
-        rules=[rule_verdict_to_proto(said) for said in decision.rules],
-        evidence=[
-            pb.Evidence(
-                attestation=attestation_to_proto(piece.signed, piece.attestation),
-                verdict=f"VERDICT_{piece.verdict.value}",
-                sent_by=piece.sent_by,
-            )
-            for piece in decision.evidence
-        ],
-        answers=[_answer(answer) for answer in decision.answers],
-        province=decision.province,
-        trust_version=decision.trust_version,
-        decide_time=time_to_proto(decision.decided_at),
-        rules_digest=decision.rules_digest,
-        remedies=map(remedy_to_proto, decision.remedies),
+    return recognition_pb.Decision.FromString(decision_to_wire(decision))
+
+
+def decision_to_wire(decision: Decision, receipt: bytes = b"") -> bytes:
+    """A decision's message in its wire form.
+
+    Most of it is the same, holder after holder and second after second: each such part is
+    serialised once, and the message spliced of them in the order of its fields.
+
+    :param receipt: the signed receipt, where there is one.
+    """
+    # Without its fraction first: a float would round it up where seconds are many.
+    second = int(decision.decided_at.replace(microsecond=0).timestamp())
+    parts = [_concluded(decision.outcome, decision.colour, decision.verdict, decision.reason)]
+    parts += [_said(said) for said in decision.rules]
+    parts += [_evidence(piece) for piece in decision.evidence]
+    parts += map(_answer, decision.answers)
+    parts.append(_rested(decision.province, decision.trust_version, second, decision.rules_digest))
+    parts += map(_remedy, decision.remedies)
+    if receipt:
+        parts.append(recognition_pb.Decision(receipt=receipt).SerializeToString())
+    return b"".join(parts)
+
+
+@functools.lru_cache(maxsize=1024)
+def _concluded(outcome: Outcome, colour: Colour, verdict: Verdict, reason: Text) -> bytes:
+    return recognition_pb.Decision(
+        outcome=f"OUTCOME_{outcome.value}",
+        colour=colour_to_proto(colour),
+        verdict=f"VERDICT_{verdict.value}",
+        reason=text_to_proto(reason),
+    ).SerializeToString()
+
+
+@functools.lru_cache(maxsize=64)
+def _rested(province: str, trust_version: int, second: int, rules_digest: bytes) -> bytes:
+    return recognition_pb.Decision(
+        province=province,
+        trust_version=trust_version,
+        decide_time=Timestamp(seconds=second),
+        rules_digest=rules_digest,
+    ).SerializeToString()
+
+
+def _said(said: RuleVerdict) -> bytes:
+    silent, before, after = _of_rule(said.rule)
+    if said.failed:
+        message = rule_verdict_to_proto(said)
+        return recognition_pb.Decision(rules=[message]).SerializeToString()
+    if not said.satisfied_by:
+        return silent
+    ids = b"".join([embedded(_ATTESTATION_IDS, str(id_).encode()) for id_ in said.satisfied_by])
+    return embedded(_RULES, before + ids + after)
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_rule(rule: Rule) -> tuple[bytes, bytes, bytes]:
+    """What is said of a rule that is not satisfied; and, where it is, before and after the ids."""
+    silent = recognition_pb.Decision(rules=[rule_verdict_to_proto(RuleVerdict(rule, ()))])
+    before = recognition_pb.RuleVerdict(
+        rule_id=rule.id, colour=colour_to_proto(rule.colour), satisfied=True
     )
+    after = recognition_pb.RuleVerdict(reason=text_to_proto(rule.reason))
+    return silent.SerializeToString(), before.SerializeToString(), after.SerializeToString()
+
+
+def _evidence(piece: Evidence) -> bytes:
+    attestation = piece.attestation
+    signed = embedded(_SIGNED, piece.signed) if piece.signed else b""
+    shown = embedded(_ATTESTATION, signed + (_shown(attestation) if attestation else b""))
+    return embedded(_EVIDENCE, shown + _judged(piece.verdict, piece.sent_by))
+
+
+def _shown(attestation: Attestation) -> bytes:
+    """The view of an attestation, without its signed bytes; it is made once."""
+    shown = attestation.made.get(_shown)
+    if shown is None:
+        shown = attestation_to_proto(b"", attestation).SerializeToString()
+        attestation.made[_shown] = shown
+    return shown
+
+
+@functools.lru_cache(maxsize=1024)
+def _remedy(remedy: Remedy) -> bytes:
+    return recognition_pb.Decision(remedies=[remedy_to_proto(remedy)]).SerializeToString()
+
+
+@functools.lru_cache(maxsize=1024)
+def _judged(verdict: Verdict, sent_by: str) -> bytes:
+    return recognition_pb.Evidence(
+        verdict=f"VERDICT_{verdict.value}", sent_by=sent_by
+    ).SerializeToString()
 
 
 def remedy_to_proto(remedy: Remedy) -> recognition_pb.Remedy:
@@ -190,9 +276,9 @@ def rule_verdict_to_proto(said: RuleVerdict) -> recognition_pb.RuleVerdict:
 
 
 @functools.lru_cache(maxsize=1024)
-def _answer(answer: ProvinceAnswer) -> recognition_pb.ProvinceAnswer:
-    """What one province answered: mostly the same too, until it is heard from. To be copied."""
-    return recognition_pb.ProvinceAnswer(
+def _answer(answer: ProvinceAnswer) -> bytes:
+    """What one province answered: mostly the same too, until it is heard from."""
+    message = recognition_pb.ProvinceAnswer(
         province=answer.province,
         state=f"ANSWER_STATE_{answer.state.value}",
         attestations=answer.attestations,
@@ -200,6 +286,7 @@ def _answer(answer: ProvinceAnswer) -> recognition_pb.ProvinceAnswer:
         calls=answer.calls,
         circuit_open=answer.circuit_open,
     )
+    return recognition_pb.Decision(answers=[message]).SerializeToString()
 
 
 def colour_to_proto(colour: Colour) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -108,9 +108,20 @@ class KeysConfig(Section):
 
 
 class StoreConfig(Section):
-    """Where attestations are kept: the embedded Valkey, or a URL."""
+    """Where attestations are kept: the embedded Valkey, or a URL.
+
+    What is acknowledged is also on the disks of ``replicas`` replicas of its server.
+    """
 
     url: str = EMBEDDED
+    replicas: int = Field(default=0, ge=0, le=16)
+
+    @field_validator("replicas")
+    @classmethod
+    def _has_replicas(cls, replicas: int, others: ValidationInfo) -> int:
+        if replicas and others.data.get("url") == EMBEDDED:
+            raise ValueError("the embedded store has no replicas; name a store of your own as url")
+        return replicas
 
 
 class PeersConfig(Section):
@@ -179,6 +190,7 @@ class NodeConfig(BaseSettings):
     province: ProvinceCode
     listen: Annotated[str, AfterValidator(host_and_port)] = "0.0.0.0:7443"
     door: Literal["grpcio", "envoy"] = "grpcio"
+    workers: int = Field(default=1, ge=1, le=64)
     data: Path
     drain_seconds: float = Field(default=20.0, ge=0, le=600)
     identity: NodeIdentityConfig

@@ -102,13 +102,18 @@ class Deciding:
         keys, complete = self._subjects.in_force(asked_at), self._subjects.complete(asked_at)
         tokens = [[document.token(key) for key in keys] for document in documents]
         flat = [token for group in tokens for token in group]
-        own, others = await asyncio.gather(
-            self._own(flat), self._lookup.lookup(flat, call, self._trust.current(), purpose)
-        )
+        looking = self._lookup.begin(flat, self._trust.current())
+        if looking.done:
+            own, others = await self._own(flat), looking.found
+        else:
+            own, others = await asyncio.gather(
+                self._own(flat), self._lookup.finish(looking, call, purpose)
+            )
         # Taken after the waiting: a key revoked meanwhile is revoked.
         trust, now = self._trust.current(), self._clock()
         by = terms or Terms(self._province, self._trust.rules)
-        sent = sorted({self._province: own, **others}.items())
+        held: dict[str, Sequence[Found]] = {self._province: own, **others}
+        sent = sorted(held.items()) if others else held.items()
         decided = []
         for index, group in enumerate(tokens):
             if index % _BREATH == _BREATH - 1:
@@ -140,7 +145,9 @@ class Deciding:
         :returns: None where the store knows none of them.
         :raises StoreUnavailableError: the store does not answer.
         """
-        records = await asyncio.gather(*(self._store.record(id_.bytes) for id_ in ids))
+        wanted = [self._store.record(id_.bytes) for id_ in ids]
+        # Most codes rest on one: a task for it would cost more than the look.
+        records = [await wanted[0]] if len(wanted) == 1 else await asyncio.gather(*wanted)
         tokens = list(dict.fromkeys(record.token for record in records if record is not None))
         if not tokens:
             return None
@@ -180,6 +187,12 @@ def _held(held: Held) -> Found:
 
 def _joined(province: str, found: Sequence[Found]) -> Reply:
     """One reply of several: whole only if all are, and as old as the oldest that says anything."""
+    if len(found) == 1:
+        (only,) = found
+        return Reply(
+            *(province, only.signed, only.revoked, only.as_of, only.calls),
+            *(only.circuit_open, only.readable),
+        )
     telling = [each for each in found if each.signed or each.revoked] or found
     signed = [each.signed for each in found if each.signed is not None]
     return Reply(

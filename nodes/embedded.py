@@ -31,7 +31,7 @@ from nodes.store.connection import Connection
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["EmbeddedValkey"]
+__all__ = ["LONGEST_PAUSE", "SHORTEST_PAUSE", "EmbeddedValkey", "die_with", "locked"]
 
 log = structlog.get_logger(__name__)
 
@@ -118,19 +118,11 @@ class EmbeddedValkey:
                 f"the store's directory {self._directory} cannot be used ({error.strerror})",
                 remedy="give the node a directory that it owns",
             ) from error
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._lock_seconds
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if loop.time() >= until:
-                    raise StoreUnavailableError(
-                        f"another node runs on the store's directory {self._directory}",
-                        remedy="stop it, or give this node a directory of its own",
-                    ) from None
-            await asyncio.sleep(POLL_SECONDS)
+        if not await locked(self._lock, self._lock_seconds):
+            raise StoreUnavailableError(
+                f"another node runs on the store's directory {self._directory}",
+                remedy="stop it, or give this node a directory of its own",
+            )
         os.ftruncate(self._lock, 0)
         if len(os.fsencode(self._socket)) > SOCKET_BYTES:
             self._borrowed = Path(tempfile.mkdtemp(prefix="tongxing-"))  # 0700
@@ -148,7 +140,7 @@ class EmbeddedValkey:
             env={},  # the node's may hold secrets
             pass_fds=(self._lock,),
             start_new_session=True,  # a terminal's Ctrl-C is for the node, which drains first
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=die_with(os.getpid()),
         )
         write_pid(self._lock, self._process.pid)  # it may outlive this node, but on Linux
         if self._process.stdout is not None:
@@ -256,6 +248,21 @@ class EmbeddedValkey:
                     (log.warning if loud else log.debug)("valkey", said=self._last_line)
 
 
+async def locked(file: int, seconds: float) -> bool:
+    """Take a file's lock, as soon as whoever has it ends; False where that takes too long."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if loop.time() >= until:
+                return False
+        else:
+            return True
+        await asyncio.sleep(POLL_SECONDS)
+
+
 def _binary() -> Path:
     # Its package is not imported: that would bring a whole client into memory.
     with contextlib.suppress(metadata.PackageNotFoundError):
@@ -270,8 +277,8 @@ def _binary() -> Path:
     )
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """Make what the child does before it becomes Valkey: ask to be killed when its parent dies.
+def die_with(parent: int) -> Callable[[], None] | None:
+    """Make what a child does before its own program: ask to be killed when its parent dies.
 
     Linux alone has this; elsewhere the lock makes a successor wait. The signal comes when the
     *thread* that made the child ends, which is the loop's own. Everything that allocates is done

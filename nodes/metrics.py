@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeVar
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from exchange.errors import InvalidFieldError, TongxingError
+from exchange.errors import TongxingError
 from exchange.recognition import Outcome
 from nodes.certificates import authorities
 from nodes.memory import resident
@@ -22,12 +18,7 @@ from nodes.store.appeals import Standing
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
 
-__all__ = ["NodeMetrics", "asked", "served"]
-
-T = TypeVar("T")
-
-_LOOP_SECONDS: Final = 2.0
-"""How long a scrape waits for what only the event loop can tell."""
+__all__ = ["NodeMetrics"]
 
 
 class Log(Protocol):
@@ -80,6 +71,7 @@ class NodeMetrics(Collector):
         self._tls = tls
         self._clock = clock
         self._audit = audit
+        self._recorded_before = audit.recorded
         self._decided = decided
         self._views = views
         self._subjects = subjects
@@ -99,7 +91,7 @@ class NodeMetrics(Collector):
             usable,
             _gauge("tongxing_subjects", "Subjects held here, about.", self._subjects()),
             _gauge("tongxing_resident_bytes", "Resident memory of the process.", resident()),
-            *_of_log(self._audit),
+            *_of_log(self._audit, self._recorded_before),
             _of_decisions(self._decided),
             *_of_peers(self._views()),
             *_of_appeals(self._appeals(), self._clock()),
@@ -176,11 +168,11 @@ _COUNTERS: tuple[tuple[str, str, _Of], ...] = (
 )
 
 
-def _of_log(audit: Log) -> Iterator[Metric]:
+def _of_log(audit: Log, before: int) -> Iterator[Metric]:
     yield _counter(
         "tongxing_audit_recorded",
-        "Accesses recorded since the log was begun; those of a batch with one answer are one.",
-        audit.recorded,
+        "Accesses recorded since the start; those of a batch with one answer are one.",
+        audit.recorded - before,  # as every count: processes' own can be added up
     )
     yield _counter(
         "tongxing_audit_refused",
@@ -240,55 +232,9 @@ def _of_appeals(standing: Standing | None, now: datetime) -> Iterator[Metric]:
     yield age
 
 
-def asked(ask: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], T | None]:
-    """Let a thread ask what this event loop tells; None where it does not tell in time."""
-    loop = asyncio.get_running_loop()
-
-    def answer() -> T | None:
-        coroutine = ask()
-        try:
-            answering = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        except RuntimeError:  # the node has ended
-            coroutine.close()
-            return None
-        try:
-            return answering.result(_LOOP_SECONDS)
-        except (TimeoutError, CancelledError, TongxingError):
-            answering.cancel()
-            return None
-
-    return answer
-
-
 def _counter(name: str, help_: str, value: float) -> Metric:
     return CounterMetricFamily(name, help_, value=value)
 
 
 def _gauge(name: str, help_: str, value: float) -> Metric:
     return GaugeMetricFamily(name, help_, value=value)
-
-
-@contextlib.contextmanager
-def served(listen: str, collector: Collector) -> Iterator[None]:
-    """Serve ``GET /metrics`` on an address of its own, from a thread.
-
-    :param listen: ``host:port``.
-    :raises InvalidFieldError: the address cannot be listened on.
-    """
-    host, _, port = listen.rpartition(":")
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(collector)
-    try:
-        server, thread = start_http_server(int(port), host, registry)
-    except OSError as error:
-        raise InvalidFieldError(
-            f"cannot listen on {listen}: {error.strerror}",
-            field="metrics.listen",
-            remedy="is the port in use?",
-        ) from None
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -37,12 +37,13 @@ from nodes.doors import envoy
 from nodes.doors.envoy import EnvoyDoor
 from nodes.doors.grpcio import GrpcioDoor
 from nodes.embedded import EmbeddedValkey
+from nodes.exposition import asked, paged, served
 from nodes.foreign import ForeignFolder
 from nodes.identity import IdentityVerifier, Role
 from nodes.keyring import Keyring
 from nodes.keysteps import KeySteps
 from nodes.known_statuses import KnownStatuses
-from nodes.metrics import NodeMetrics, asked, served
+from nodes.metrics import NodeMetrics
 from nodes.peers.appeals import AppealCourier
 from nodes.peers.links import PeerLinks
 from nodes.peers.lookup import Lookup
@@ -64,13 +65,13 @@ from nodes.services.peering import PeeringService
 from nodes.services.recognition import RecognitionService
 from nodes.services.status_list import StatusListService
 from nodes.services.trust import TrustService
-from nodes.store import presence
+from nodes.store import address, presence
 from nodes.store.feed import Feed
 from nodes.store.stores import Stores
 from nodes.subjects import SubjectKeys, read_seal_keys
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
-from nodes.worker import Worker, name
+from nodes.worker import Worker, name, private_directory
 from nodes.works import Works
 
 __all__ = ["CONTRACT", "check", "run", "running", "serve"]
@@ -92,6 +93,9 @@ CONTRACT = tuple(
     )
 )
 """The services of a node."""
+
+LOOKED_THROUGH = 5_000
+"""New objects, by which the garbage collector looks through the newest."""
 
 _DOORS: dict[str, type[GrpcioDoor | EnvoyDoor]] = {"grpcio": GrpcioDoor, "envoy": EnvoyDoor}
 
@@ -124,9 +128,14 @@ async def serve(
         # What is here now stays: to look through it again and again would hold calls up.
         gc.collect()
         gc.freeze()
+        # Nor is it worth looking again at each 700 objects: a stream has more than that on its way.
+        gc.set_threshold(LOOKED_THROUGH)
         if listens:
             await listens()
-        log.info("node.serving", province=config.province, port=port)
+        worker = Worker.here()
+        worker.serves(port)
+        if worker.line is None:  # else who started it says it, once for all
+            log.info("node.serving", province=config.province, port=port)
         await stop.wait()
         log.info("node.draining", seconds=config.drain_seconds)
     log.info("node.stopped")
@@ -135,14 +144,15 @@ async def serve(
 async def check(config: NodeConfig) -> None:
     """See that a node would start on what it is given; one that runs there is not disturbed.
 
-    Its store, its access log and its addresses are left to the start, and nothing is written.
+    Its store, of which the URL is read alone, its access log and its addresses are left to the
+    start, and nothing is written.
 
     :raises TongxingError: it would not start; names the field, and the file where it is one's.
     """
     if config.door == "envoy":
         envoy.require()
     if config.data.exists():
-        _private_directory(config.data)
+        private_directory(config.data)
     with tempfile.TemporaryDirectory() as made:
         home = Path(made)
         trust = config.data / "trust"
@@ -168,9 +178,9 @@ async def running(
     :param failed: called when one of its works failed: leave then. Leaving raises the error.
     """
     clock, worker = _clock, Worker.here()
-    _private_directory(config.data)
+    private_directory(config.data)
     own = worker.folder(config.data)
-    _private_directory(own)
+    private_directory(own)
     given = await _given(config, clock, own / "trust", config.data / "keys")
     keyring, role_signer, registry = given.keyring, given.role_signer, given.registry
     keeper, subjects, tls, foreign = given.keeper, given.subjects, given.tls, given.foreign
@@ -182,7 +192,7 @@ async def running(
             logs.own, clock, config.audit.keep_days, province=config.province, among=logs
         )
         stack.push_async_callback(audit.close)
-        stores = await Stores.open(url, config.province, name(own))
+        stores = await Stores.open(url, config.province, name(own), replicas=config.store.replicas)
         stack.push_async_callback(stores.close)
         store = stores.attestations
         feed = Feed(
@@ -243,6 +253,7 @@ async def running(
             clock=clock,
             connection_seconds=config.connections.age_seconds,
             connection_grace_seconds=config.connections.grace_seconds,
+            shared=not worker.alone,
             services=[
                 AttestationService(
                     store=store,
@@ -332,11 +343,15 @@ async def running(
                 decided=deciding.outcomes,
                 appeals=asked(stores.appeals.standing),
             )
-            stack.enter_context(served(config.metrics.listen, collector))
+            if worker.line is None:
+                stack.enter_context(served(config.metrics.listen, collector))
+            else:
+                works.start(worker.tell_metrics(paged(collector)))
         stack.push_async_callback(acts.ended)
         stack.push_async_callback(door.close, config.drain_seconds)
         stack.callback(keeper.release)
         stack.callback(feed.close)
+        stack.push_async_callback(door.leave)
         yield await door.open()
 
 
@@ -362,6 +377,8 @@ async def _given(
     :raises TongxingError: something of it is unusable.
     """
     certificate, tls_key = config.identity.certificate, config.identity.key
+    if config.store.url != EMBEDDED:
+        address.parse(config.store.url)
     keyring = _keyring(config, keys_folder)
     role_signer = _role_signer(config)
     subjects = SubjectKeys(config.province, read_seal_keys(config.identity.seal_key))
@@ -407,13 +424,6 @@ async def _first_list(keeper: TrustKeeper, registry: Registry | None) -> TrustLi
             raise
         log.warning("trust.local_refused", why=str(error))
     return await fetch_trust(keeper, registry)
-
-
-def _private_directory(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidFieldError(f"{path}: {error.strerror}", field="data") from None
 
 
 def _read(path: Path, field: str) -> bytes:

@@ -33,6 +33,9 @@ log = structlog.get_logger(__name__)
 
 SIGNED = "signed_attestation"
 
+Publication = pb.PublishAttestationRequest | pb.PublishAttestationsRequest
+"""What says what to publish, and says it alike."""
+
 
 class Publisher:
     """Signs with the province's key; what it returns is on disk."""
@@ -60,7 +63,7 @@ class Publisher:
         self._opened: set[int] = set()
 
     async def publish(
-        self, request: pb.PublishAttestationRequest, author: Identity
+        self, request: Publication, author: Identity
     ) -> tuple[bytes, Attestation, bool]:
         """Publish one attestation; again, it is the same one.
 
@@ -80,9 +83,10 @@ class Publisher:
             old = await self._superseded(
                 attestation, (attestation.token,), author, f"{SIGNED}.health.supersedes"
             )
-            stored = await self._store.publish(_record(attestation, signed))
+            record = _record(attestation, signed, attestations.digest(attestation))
+            stored = await self._store.publish(record)
             if stored.already and not self._counts(stored.signed, now):
-                stored = await self._replace(attestation, signed, stored)
+                stored = await self._replace(record, stored)
         else:
             attestation, stored, old = await self._publish_new(request.attestation, author, now)
         if old is not None:
@@ -129,7 +133,7 @@ class Publisher:
     async def _put(self, attestation: Attestation, now: datetime) -> tuple[Attestation, Published]:
         """Sign and store, or find the same fact there; also, what was signed in the end."""
         signed = self._sign(attestation)
-        stored = await self._store.publish(_record(attestation, signed))
+        stored = await self._store.publish(signed)
         if not stored.already or self._counts(stored.signed, now):
             return attestation, stored
         # Its key was revoked since, and the issuer says the same again: it counts under the new,
@@ -139,13 +143,11 @@ class Publisher:
             status = StatusReference(self._province, *record.place)
             attestation = replace(attestation, status=status)
             signed = self._sign(attestation)
-        return attestation, await self._replace(attestation, signed, stored)
+        return attestation, await self._replace(signed, stored)
 
-    async def _replace(
-        self, attestation: Attestation, signed: bytes, stored: Published
-    ) -> Published:
-        held = await self._store.replace(_record(attestation, signed), stored.signed)
-        return Published(held, already=held != signed)
+    async def _replace(self, new: NewRecord, stored: Published) -> Published:
+        held = await self._store.replace(new, stored.signed)
+        return Published(held, already=held != new.signed)
 
     def _counts(self, signed: bytes, now: datetime) -> bool:
         """Whether the key of what is stored still vouches for it."""
@@ -155,9 +157,10 @@ class Publisher:
             return False
         return True
 
-    def _sign(self, attestation: Attestation) -> bytes:
+    def _sign(self, attestation: Attestation) -> NewRecord:
         # Chosen anew each time: what was retired or revoked while the node runs signs nothing more.
-        return attestations.sign(attestation, self._keyring.signer(self._trust()))
+        signer = self._keyring.signer(self._trust())
+        return _record(attestation, *attestations.sign_and_digest(attestation, signer))
 
     # Signed elsewhere.
 
@@ -239,13 +242,13 @@ def called(caller: Identity) -> str:
     return f"{caller.role}/{caller.name}"
 
 
-def _record(attestation: Attestation, signed: bytes) -> NewRecord:
+def _record(attestation: Attestation, signed: bytes, digest: bytes) -> NewRecord:
     status = attestation.status
     return NewRecord(
         id=attestation.id.bytes,
         token=attestation.token,
         issuer=attestation.issuer.credit_code,
-        digest=attestations.digest(attestation),
+        digest=digest,
         expires=int(attestation.expires_at.timestamp()),
         signed=signed,
         place=None if status is None else (status.list, status.index),

@@ -10,6 +10,9 @@ import sys
 
 import structlog
 
+from exchange.errors import InvalidFieldError
+from nodes.worker import Worker
+
 __all__ = ["configure"]
 
 
@@ -36,6 +39,7 @@ def configure(level: str, form: str) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *_which_worker(),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *renderers,
@@ -46,3 +50,21 @@ def configure(level: str, form: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _which_worker() -> list[structlog.typing.Processor]:
+    """What says on each line which of the node's processes wrote it, where there are several."""
+    try:
+        worker = Worker.here()
+    except InvalidFieldError:  # the node says so, and needs a log for that
+        return []
+    if worker.alone:
+        return []
+
+    def add(
+        _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        event["worker"] = worker.number
+        return event
+
+    return [add]

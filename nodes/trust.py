@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -47,6 +47,7 @@ class TrustKeeper:
         self._folder: object = None
         self._listeners: list[Callable[[TrustList], None]] = []
         self._trust: TrustList | None = None
+        self._serves_until = datetime.min.replace(tzinfo=UTC)
         self._bundle: Bundle | None = None
         self._rules = RuleBook(())
         self._offering = asyncio.Lock()
@@ -77,7 +78,7 @@ class TrustKeeper:
         trust = self._trust
         if trust is None:
             raise TrustListError("no trust list has been verified")
-        if self._clock() > trust.expires + timedelta(hours=self._config.grace_hours):
+        if self._clock() > self._serves_until:
             raise TrustListError(
                 f"version {trust.version} ended at {trust.expires:%Y-%m-%dT%H:%M:%SZ}",
                 remedy="bring newer metadata (`tongxing trust renew` where the online keys are)",
@@ -133,6 +134,7 @@ class TrustKeeper:
                 return False
             trust, self._bundle, self._rules = found
             self._trust = trust
+            self._serves_until = trust.expires + timedelta(hours=self._config.grace_hours)
         for province, why in trust.unusable.items():
             log.error("trust.province_unusable", province=province, why=why)
         try:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
 import secrets
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from exchange.errors import InvalidFieldError
 
-__all__ = ["VARIABLE", "Worker", "folders", "name"]
+__all__ = ["LINE", "VARIABLE", "Worker", "folders", "name", "private_directory"]
 
 VARIABLE: Final = "TONGXING_WORKER"
 """The environment variable by which whoever starts several tells each its place: ``1/4``."""
+LINE: Final = "TONGXING_WORKER_LINE"
+"""The same for the descriptor of a socket to `nodes.supervisor`: JSON, an object a line."""
 
 NAME_BYTES: Final = 8
 
@@ -27,10 +33,12 @@ class Worker:
 
     :param number: from 0; the first does what must be done once a node.
     :param of: how many there are.
+    :param line: the descriptor of the socket to who started it, if it is watched over.
     """
 
     number: int = 0
     of: int = 1
+    line: int | None = None
 
     @classmethod
     def here(cls) -> Worker:
@@ -44,16 +52,46 @@ class Worker:
         found = _FORM.fullmatch(said)
         if found is None or int(found[1]) >= int(found[2]):
             raise InvalidFieldError(f"not a number of so many: {said!r}", field=VARIABLE)
-        return cls(int(found[1]), int(found[2]))
+        line = os.environ.get(LINE)
+        return cls(int(found[1]), int(found[2]), None if line is None else int(line))
 
     @property
     def first(self) -> bool:
         """Whether it does what must be done once a node."""
         return self.number == 0
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else serves the node's port."""
+        return self.of == 1
+
     def folder(self, data: Path) -> Path:
         """Where it keeps what is its own: the first in ``data`` itself, as if it were alone."""
         return data if self.first else data / "workers" / str(self.number)
+
+    def serves(self, port: int) -> None:
+        """Tell who started it that it can be called; before that, nothing is asked of it."""
+        if self.line is not None:
+            os.write(self.line, json.dumps({"serving": port}).encode() + b"\n")
+
+    async def tell_metrics(self, page: Callable[[], bytes]) -> None:
+        """Answer whoever started it, for as long as it asks.
+
+        :param page: the metrics in Prometheus' text form; called in a thread.
+        """
+        if self.line is None:
+            return
+        own = socket.socket(fileno=os.dup(self.line))
+        reader, writer = await asyncio.open_unix_connection(sock=own)
+        try:
+            while await reader.readline():
+                metrics = (await asyncio.to_thread(page)).decode()
+                writer.write(json.dumps({"metrics": metrics}).encode() + b"\n")
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
 
 
 def folders(data: Path) -> dict[int, Path]:
@@ -79,3 +117,14 @@ def name(folder: Path) -> bytes:
     except OSError as error:
         raise InvalidFieldError(f"{path}: {error.strerror}", field="data") from None
     return made
+
+
+def private_directory(path: Path) -> None:
+    """Make a folder of the node's own, closed to all other users.
+
+    :raises InvalidFieldError: it cannot be made; field ``data``.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidFieldError(f"{path}: {error.strerror}", field="data") from None

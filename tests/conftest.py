@@ -9,6 +9,7 @@ import nodes  # noqa: F401 - first: it settles how grpc forks, before anybody im
 import importlib.util
 import os
 import random
+import signal
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,9 @@ from nodes.trial import TrialExchange
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # no two take the same port at one time
     trial.PORTS = trial.PORTS[int(worker.removeprefix("gw")) :: 8]
+
+# A run in the background inherits that SIGINT is ignored, and so would what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.pop("COLUMNS", None)  # xdist sets it, and what is printed would be as narrow
 

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import dataclasses
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +17,11 @@ import grpc
 import grpc.aio
 
 from exchange import status, views
+from exchange.client import address as addressing
 from exchange.client.ending import Ending
 from exchange.client.link import Endpoint, Link
 from exchange.client.pair import Pair, PairFiles
+from exchange.client.retries import Retries
 from exchange.errors import (
     InternalError,
     StoreUnavailableError,
@@ -40,6 +43,14 @@ _NOT_PROVEN = ("handshake failed", "hostname verification")
 _ALERT = "_alert_"
 """And how, that it was the server who broke off."""
 _PAUSE_SECONDS = 0.5
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 30_000),
+    # Also how long what was sent may stay unacknowledged: a machine that is gone says nothing.
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
 _LOOK_SECONDS = 1.0
 """How often, at most, a call looks whether certificate or authority have changed."""
 _GRACE_SECONDS = 30 * 60.0
@@ -61,19 +72,24 @@ class WrongNodeError(TongxingError):
 
 
 class Connection:
-    """A connection to a node.
+    """A connection to a node, or to several of one province that are alike.
 
-    :param address: ``host:port`` of the node.
-    :param province: whose node it is: it must prove to be that province's.
+    Calls go to several in turn. One that is down is left out until it answers again, and what it
+    takes with it is asked of the others, where the contract allows (`exchange.client.retries`).
+
+    :param address: ``host:port`` of the node; of several, with commas between or as a list. A name
+        stands for all that it resolves to.
+    :param province: whose node it is: each must prove to be that province's.
     :param certificate: PEM of the caller's certificate; ``key`` of its key.
     :param trust: gives the verified trust list at each look.
-    :param timeout: seconds that an answer may take.
+    :param timeout: seconds that an answer may take, however often it is asked for.
     :param clock: gives the time, aware and in UTC.
+    :raises InvalidFieldError: an address is none.
     """
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         province: str,
         certificate: bytes,
@@ -89,25 +105,28 @@ class Connection:
         self._files: PairFiles | None = None
         self._seen: object = None
         self._look_at = -math.inf
-        self._link = Link(
-            Endpoint(
-                address,
-                f"node.{trust_domain(province)}",
-                trust().profile(province).tls_ca.encode(),
-                Pair(certificate, key),
-            ),
-            options=[
-                ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-                ("grpc.keepalive_time_ms", 30_000),
-            ],
-            patience=timeout,
-            grace=_GRACE_SECONDS,
+        self._retries = Retries()
+        self._addresses = addressing.read(address)
+        authorities = trust().profile(province).tls_ca.encode()
+        self._links = deque(
+            Link(
+                Endpoint(
+                    target,
+                    f"node.{trust_domain(province)}",
+                    authorities,
+                    Pair(certificate, key),
+                ),
+                options=_OPTIONS,
+                patience=timeout,
+                grace=_GRACE_SECONDS,
+            )
+            for target in addressing.targets(self._addresses)
         )
 
     @classmethod
     def from_files(
         cls,
-        address: str,
+        address: str | Sequence[str],
         *,
         province: str,
         certificate: Path,
@@ -140,33 +159,50 @@ class Connection:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._link.close()
+        await asyncio.gather(*(link.close() for link in self._links))
+
+    @property
+    def _link(self) -> Link:
+        return self._links[0]
 
     @property
     def _channel(self) -> grpc.aio.Channel:
         return self._link.channel
 
-    async def _current_channel(self) -> grpc.aio.Channel:
-        """The channel for one call; it begins a change of it, and waits only where it must."""
+    async def _current_channel(self, seconds: float) -> grpc.aio.Channel:
+        """The channel for one call; it begins a change of it, and waits only where it must.
+
+        :param seconds: that it may wait at most.
+        """
         now = asyncio.get_running_loop().time()
         if now - self._look_at >= _LOOK_SECONDS:
             self._look_at = now
-            self._link.move(self._endpoint())
-        await self._link.settle(self._timeout)
-        return self._link.channel
+            self._look()
+        link = self._next()
+        await link.settle(seconds)
+        return link.channel
 
-    def _endpoint(self) -> Endpoint:
-        """What the channel should rest on now; whatever cannot be used stays as it was."""
-        endpoint = self._link.endpoint
+    def _next(self) -> Link:
+        """Each link in its turn; one that has no connection only where none has."""
+        if len(self._links) > 1:
+            for _ in range(len(self._links) + 1):
+                self._links.rotate(-1)
+                if self._link.ready:
+                    break
+        return self._link
+
+    def _look(self) -> None:
+        """Rest on what holds now; whatever cannot be used stays as it was."""
+        changes: dict[str, Any] = {}
         if self._files is not None and (seen := self._files.fingerprint()) != self._seen:
             # Half of a new pair is looked at again: `_seen` moves on with what is whole.
             with contextlib.suppress(TongxingError):
-                endpoint = dataclasses.replace(endpoint, pair=self._files.read())
+                changes["pair"] = self._files.read()
                 self._seen = seen
         with contextlib.suppress(TongxingError):
-            authorities = self._trust().profile(self._province).tls_ca.encode()
-            endpoint = dataclasses.replace(endpoint, authorities=authorities)
-        return endpoint
+            changes["authorities"] = self._trust().profile(self._province).tls_ca.encode()
+        for link in self._links:
+            link.move(dataclasses.replace(link.endpoint, **changes))
 
     async def call(
         self, method: str, request: Any, response: type[Any], *, seconds: float | None = None
@@ -178,16 +214,34 @@ class Connection:
         :param seconds: that the answer may take, where not as long as any.
         :raises TongxingError: the node's error, or `UnreachableError`.
         """
-        channel = await self._current_channel()
+        time = asyncio.get_running_loop().time
+        end = time() + (seconds or self._timeout)
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                answer = await self._try(method, request, response, end)
+            except grpc.aio.AioRpcError as error:
+                found = self._error(error)
+                pause = self._retries.pause(method, found, error.code(), tries)
+                if pause is None or time() + pause >= end:
+                    if tries > 1:
+                        found.message += f" (tried {tries} times 已试{tries}次)"
+                    raise found from None
+            else:
+                self._retries.answered()
+                return answer
+            await asyncio.sleep(pause)
+
+    async def _try(self, method: str, request: Any, response: type[Any], end: float) -> Any:
+        time = asyncio.get_running_loop().time
+        channel = await self._current_channel(end - time())
         call = channel.unary_unary(
             _SERVICE + method,
             request_serializer=type(request).SerializeToString,
             response_deserializer=response.FromString,
         )
-        try:
-            return await call(request, timeout=seconds or self._timeout)
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error) from None
+        return await call(request, timeout=max(0.0, end - time()))
 
     async def stream(
         self, method: str, request: Any, response: type[Any]
@@ -197,7 +251,7 @@ class Connection:
         :param method: service and method; ``request`` and ``response`` as for `call`.
         :raises TongxingError: the node's error, or `UnreachableError`.
         """
-        channel = await self._current_channel()
+        channel = await self._current_channel(self._timeout)
         call = channel.unary_stream(
             _SERVICE + method,
             request_serializer=type(request).SerializeToString,
@@ -219,7 +273,7 @@ class Connection:
         :param method: service and method; ``request`` is the class of what is sent.
         :raises TongxingError: the node's error, or `UnreachableError`.
         """
-        channel = await self._current_channel()
+        channel = await self._current_channel(self._timeout)
         call = channel.stream_stream(
             _SERVICE + method,
             request_serializer=request.SerializeToString,
@@ -289,7 +343,7 @@ class Connection:
         if _ALERT not in details and any(sign in details for sign in _NOT_PROVEN):
             zh = PROVINCES[self._province].zh
             return WrongNodeError(
-                f"the node at {self._link.endpoint.target} did not prove to be "
+                f"the node at {', '.join(self._addresses)} did not prove to be "
                 f"{self._province}'s ({zh})",
                 remedy="check the node's address, the province and the trust list",
             )

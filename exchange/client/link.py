@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from exchange.client.address import ROUND_ROBIN
 from exchange.client.pair import Pair
 
 __all__ = ["Endpoint", "Link"]
@@ -24,8 +25,8 @@ __all__ = ["Endpoint", "Link"]
 class Endpoint:
     """All that a channel rests on.
 
-    :param target: where, as a gRPC target.
-    :param name: the DNS name that the server must prove.
+    :param target: where, as a gRPC target: one server, or several that are alike.
+    :param name: the DNS name that each server must prove.
     :param authorities: PEM of the authorities that may vouch for it: two while they change.
     :param pair: the caller's own.
     """
@@ -67,6 +68,19 @@ class Link:
     def channel(self) -> grpc.aio.Channel:
         """The channel for a call that begins now: to be asked for anew for each call."""
         return self._channel
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call can go out at once; where not, it begins to connect."""
+        return self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+
+    @property
+    def down(self) -> bool:
+        """Whether nobody could be reached there when it was last tried."""
+        try:
+            return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        except grpc.aio.UsageError:  # it is closed
+            return True
 
     @property
     def endpoint(self) -> Endpoint:
@@ -159,6 +173,7 @@ class Link:
                 ("grpc.ssl_target_name_override", endpoint.name),
                 # A channel of its own connection, or a new one would share the old one's.
                 ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.service_config", ROUND_ROBIN),
                 *self._options,
             ],
         )

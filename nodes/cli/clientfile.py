@@ -2,7 +2,7 @@
 
 ::
 
-    node = "127.0.0.1:7443"        # the caller's own province's node
+    node = "127.0.0.1:7443"        # the caller's own province's; several nodes with commas between
     province = "510000"
     certificate = "issuer.pem"     # paths are relative to the file
     key = "issuer-key.pem"
@@ -40,7 +40,7 @@ class TrustFiles(Section):
 class ClientConfig(Section):
     """All of it."""
 
-    node: Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
+    node: Annotated[str, Field(pattern=r"^[^\s,]+:\d{1,5}(, ?[^\s,]+:\d{1,5})*$")]
     province: ProvinceCode
     certificate: Path
     key: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,19 +26,34 @@ def run(
     config: Annotated[Path, typer.Option(help="The node's TOML file. 节点配置文件。")],
 ) -> None:
     """Run a node until SIGTERM, then drain it. 运行节点，收到 SIGTERM 后平稳退出。"""
-    import uvloop
-
     from nodes import config as configuration
-    from nodes import node
+    from nodes.worker import Worker
 
-    def start(loaded: NodeConfig) -> None:
+    def start(loaded: NodeConfig) -> int:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # for a parent; who is none would end of it
+        if loaded.workers > 1 and Worker.here().alone:
+            return _supervise(loaded, config)
+        import uvloop
+
+        from nodes import node
+
         if loaded.door == "envoy":
             from nodes.doors import envoy
 
             envoy.become("nodes.cli.hosted:app", config, loaded, node.CONTRACT)
         uvloop.run(node.run(loaded))
+        return 0
 
     serve("node", lambda: configuration.load(config), start)
+
+
+def _supervise(loaded: NodeConfig, config: Path) -> int:
+    """Be the parent of workers; gRPC is not imported."""
+    import asyncio
+
+    from nodes import supervisor
+
+    return asyncio.run(supervisor.run(loaded, config.resolve()))
 
 
 @app.command(short_help="See that a node would start. 检查节点能否启动。")
@@ -52,19 +68,24 @@ def check(
     import asyncio
 
     from nodes import config as configuration
-    from nodes import node, telemetry
+    from nodes import node, supervisor, telemetry
 
     loaded = configuration.load(config)
     telemetry.configure("warning", "console")
+    supervisor.require(loaded)
     asyncio.run(node.check(loaded))
-    typer.echo(f"可以启动 {config} is in order: the node of {loaded.province} on {loaded.listen}")
+    workers = f", {loaded.workers} workers" if loaded.workers > 1 else ""
+    typer.echo(
+        f"可以启动 {config} is in order: the node of {loaded.province} on {loaded.listen}{workers}"
+    )
 
 
-def serve(name: str, load: Callable[[], Any], run: Callable[[Any], None]) -> None:
+def serve(name: str, load: Callable[[], Any], run: Callable[[Any], int | None]) -> None:
     """Run a node or a registry to its end; what it fails with is a line of its log.
 
     :param name: in the log: ``node``, ``registry``.
-    :param load: gives the configuration, which ``run`` takes.
+    :param load: gives the configuration.
+    :param run: takes it, and gives the exit code if it is not 0.
     """
     from nodes import telemetry
 
@@ -73,11 +94,13 @@ def serve(name: str, load: Callable[[], Any], run: Callable[[Any], None]) -> Non
         loaded = load()
         form = loaded.log.form
         telemetry.configure(loaded.log.level, form)
-        run(loaded)
+        code = run(loaded)
     except Exception as error:
         if not log_failure(name, error, form):
             raise
         raise typer.Exit(1) from None
+    if code:
+        raise typer.Exit(code)
 
 
 def log_failure(name: str, error: Exception, form: str) -> bool:

@@ -51,6 +51,7 @@ from nodes.doors.envoyfiles import (
     write_pair,
 )
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
+from nodes.listening import hide, not_listenable, shut
 from nodes.tlsfiles import TlsFiles
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ log = structlog.get_logger(__name__)
 _GIVEN: Final = "TONGXING_HOSTED"
 """The environment variable by which `become` tells `Hosted` what it needs."""
 _FLUSH_SECONDS: Final = 1.0
+_HANDS_SECONDS: Final = 0.3
+"""That a connection which was asked for before may take until it is there: a round trip, or two."""
+_TOLD_SECONDS: Final = 2.5
+"""Longer than Envoy's ``drain_timeout``: between its first word that it goes and its last."""
 _LOOK_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 5.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -111,6 +116,7 @@ class EnvoyDoor:
         clock: Callable[[], datetime],
         connection_seconds: float = 30 * 60,
         connection_grace_seconds: float = 60,
+        shared: bool = False,
     ) -> None:
         del listen  # Envoy's, by now
         if Hosted.address is None:
@@ -118,6 +124,7 @@ class EnvoyDoor:
                 "only `tongxing node run` starts Envoy", field="door", remedy="use grpcio here"
             )
         self._address = Hosted.address
+        self._shared = shared
         self._reception = Reception(province, services, clock)
         self._methods = {each.path.encode(): each for each in self._reception.methods}
         self._tls = tls
@@ -142,20 +149,32 @@ class EnvoyDoor:
         address, port = self._address
         try:
             # Envoy's own words would be the last thing said, and not these.
-            socket.create_server((address, port), family=_family(address)).close()
+            if not self._shared:  # else it is held for all, and who listened would be called
+                socket.create_server((address, port), family=_family(address)).close()
         except OSError:
-            raise _not_listenable(f"{address}:{port}") from None
+            raise not_listenable(f"{address}:{port}") from None
         write_pair(self._tls.current)
         self._looking = asyncio.create_task(self._look())
         Hosted.door = self
         return port
 
+    async def leave(self) -> None:
+        """Let others have the new connections; `close` follows.
+
+        Without effect where no other process shares the address.
+        """
+        if self._shared:
+            hide(self._address[1])
+            await asyncio.sleep(_HANDS_SECONDS)
+
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""
         self._reception.health.drain()
-        self._draining = True
+        self._draining = not self._shared
         for path in ("/healthcheck/fail", "/drain_listeners"):  # connections are told, then none
             await admin("POST", path)
+        if self._shared:
+            await self._part(grace)
         await self._left(grace)
         for each in self._live:
             each.end(WireError(code_pb2.UNAVAILABLE, "the node stops"))
@@ -169,6 +188,19 @@ class EnvoyDoor:
             if "rq_active: 0" in told or not told:
                 break
             await asyncio.sleep(0.02)
+
+    async def _part(self, seconds: float) -> None:
+        """Answer on until callers have gone to others, as Envoy tells them with an answer.
+
+        Who says nothing all that time is told by the end of the connection.
+        """
+        until = self._loop.time() + seconds
+        await asyncio.sleep(min(_TOLD_SECONDS, seconds))
+        while self._live and self._loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if not self._live:
+            shut(self._address[1], socket.SHUT_WR, listening=False)
+        self._draining = True
 
     async def _left(self, seconds: float) -> None:
         if self._live:
@@ -615,15 +647,9 @@ def _address(listen: str) -> tuple[str, int]:
                 free.bind(address)
                 found = found[0], free.getsockname()[1]
     except OSError:
-        raise _not_listenable(listen) from None
+        raise not_listenable(listen) from None
     return found
 
 
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-def _not_listenable(listen: str) -> InvalidFieldError:
-    return InvalidFieldError(
-        f"cannot listen on {listen}", field="listen", remedy="is the port in use?"
-    )

@@ -24,6 +24,7 @@ from google.rpc import error_details_pb2
 
 from exchange.client.pair import Pair
 from nodes.doors.calls import LARGEST_REQUEST
+from nodes.worker import Worker
 
 if TYPE_CHECKING:
     from nodes.config import NodeConfig
@@ -188,7 +189,7 @@ def _bootstrap(
                         }
                     },
                     # Two nodes on one port would each get half of the calls.
-                    "enable_reuse_port": False,
+                    "enable_reuse_port": not Worker.here().alone,
                     "filter_chains": [
                         {
                             "filters": [

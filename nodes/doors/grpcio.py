@@ -7,10 +7,11 @@ wrapped handler does is the same for all: who calls, may they, read, check, serv
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 import grpc.aio
@@ -18,7 +19,7 @@ from google.protobuf.message import Message
 
 from exchange import status
 from exchange.client.pair import Pair
-from exchange.errors import InvalidFieldError, NoIdentityError
+from exchange.errors import NoIdentityError
 from exchange.trust.trustlist import TrustList
 from nodes.call import Call
 from nodes.doors.calls import (
@@ -29,15 +30,27 @@ from nodes.doors.calls import (
     refusal,
     request_id,
 )
+from nodes.listening import copies, hear, hide, not_listenable, over, shut
 from nodes.tlsfiles import TlsFiles
 
 __all__ = ["GrpcioDoor"]
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_HANDS_SECONDS: Final = 0.3
+"""That a connection which was asked for before may take until it is there: a round trip, or two."""
+_HANDSHAKE_SECONDS: Final = 1.0
+_ADMIT_SECONDS: Final = 0.2
+"""That a call which has come may take to its handler."""
+_DEAF_SECONDS: Final = 2.0
+_HEAR_SECONDS: Final = 1.0
+_READ_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 0.05
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
+    _Running = dict[Context, bool]
+    """The calls that run: whether their callers have more to say."""
 
 
 class GrpcioDoor:
@@ -49,6 +62,7 @@ class GrpcioDoor:
     :param connection_seconds: how long a connection lives, give or take a tenth: an authority that
         is withdrawn ends no connection by itself.
     :param connection_grace_seconds: how long calls under way then have.
+    :param shared: whether other processes of the node listen on the address too.
     """
 
     def __init__(
@@ -61,8 +75,12 @@ class GrpcioDoor:
         clock: Callable[[], datetime],
         connection_seconds: float = 30 * 60,
         connection_grace_seconds: float = 60,
+        shared: bool = False,
     ) -> None:
         self._listen = listen
+        self._shared = shared
+        self._port = 0
+        self._running: _Running | None = {} if shared else None
         self._tls = tls
         tls.on_change(self._renew)
         self._reception = Reception(province, services, clock)
@@ -72,7 +90,7 @@ class GrpcioDoor:
         self._server = grpc.aio.server(
             options=[
                 # Two nodes on one port would each get half of the calls.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shared)),
                 ("grpc.max_receive_message_length", LARGEST_REQUEST),
                 ("grpc.max_connection_age_ms", int(connection_seconds * 1000)),
                 ("grpc.max_connection_age_grace_ms", int(connection_grace_seconds * 1000)),
@@ -112,7 +130,7 @@ class GrpcioDoor:
         handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
         for method in self._reception.methods:
             _, service, name = method.path.split("/")
-            handlers[service][name] = _Wrapped(self._reception, method).handler()
+            handlers[service][name] = _Wrapped(self._reception, method, self._running).handler()
         for service, named in handlers.items():
             self._server.add_registered_method_handlers(service, named)
         self._handed_over = self._credentials
@@ -128,32 +146,91 @@ class GrpcioDoor:
         except RuntimeError:
             port = 0
         if not port:
-            raise InvalidFieldError(
-                f"cannot listen on {self._listen}", field="listen", remedy="is the port in use?"
-            )
+            raise not_listenable(self._listen)
         await self._server.start()
+        self._port = port
         return port
+
+    async def leave(self) -> None:
+        """Let others have the new connections; `close` follows.
+
+        Without effect where no other process shares the address.
+        """
+        if not self._shared:
+            return
+        hide(self._port)
+        await asyncio.sleep(_HANDS_SECONDS)
+        shut(self._port, socket.SHUT_RDWR, listening=True)
+        await asyncio.sleep(_HANDSHAKE_SECONDS)
 
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""
         self._reception.health.drain()
-        await self._server.stop(grace)
+        if self._running is None:
+            await self._server.stop(grace)
+        else:
+            await self._finish(self._running, grace)
+            await self._end()
+
+    async def _finish(self, running: _Running, seconds: float) -> None:
+        """Wait until no call runs and none comes: then the server's end breaks none."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        streams = [each for each, speaks in running.items() if speaks]
+        while any(each in running for each in streams) and loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        while not await self._quiet(running) and loop.time() < until:
+            hear(self._port)
+            await asyncio.sleep(_HEAR_SECONDS)
+
+    async def _quiet(self, running: _Running) -> bool:
+        """Hear nothing new, and see whether all that runs ends meanwhile.
+
+        What is said to a deaf connection has never come, and gRPC's clients say it to another once
+        this one ends.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _DEAF_SECONDS
+        hear(self._port, only=())
+        await asyncio.sleep(_ADMIT_SECONDS)
+        while running and loop.time() < until:
+            speak = {each.peer() for each, speaks in running.items() if speaks}
+            hear(self._port, only={int(peer.rpartition(":")[2]) for peer in speak})
+            await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_LOOK_SECONDS)  # the last answers leave
+        return not running
+
+    async def _end(self) -> None:
+        """End the server, and let callers read that it does."""
+        loop = asyncio.get_running_loop()
+        left = copies(self._port)
+        await self._server.stop(None)
+        until = loop.time() + _READ_SECONDS
+        while not all(map(over, left)) and loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        for each in left:
+            each.close()
 
 
 class _Wrapped:
     """One method as a grpc.aio handler."""
 
-    def __init__(self, reception: Reception, method: Method) -> None:
+    def __init__(
+        self, reception: Reception, method: Method, running: _Running | None = None
+    ) -> None:
         self._reception = reception
         self._method = method
+        self._running = running
 
     def handler(self) -> Handler:
         """The handler around a service's method."""
         if self._method.takes_stream:
-            return grpc.stream_stream_rpc_method_handler(self._stream(self._read_all))
+            each = self._stream(self._read_all)
+            return grpc.stream_stream_rpc_method_handler(_counted_all(each, self._running, True))
         if self._method.gives_stream:
-            return grpc.unary_stream_rpc_method_handler(self._stream(self._method.read))
-        return grpc.unary_unary_rpc_method_handler(self._unary())
+            each = self._stream(self._method.read)
+            return grpc.unary_stream_rpc_method_handler(_counted_all(each, self._running, False))
+        return grpc.unary_unary_rpc_method_handler(_counted(self._unary(), self._running))
 
     def _admit(self, context: Context, called_as: str) -> Call:
         try:
@@ -200,6 +277,42 @@ class _Wrapped:
                 await _refuse(error, method.path, context, called_as)
 
         return handle
+
+
+def _counted(
+    handle: Callable[[bytes, Context], Awaitable[bytes]], running: _Running | None
+) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    """The same, and each call is known for as long as it runs."""
+    if running is None:
+        return handle
+
+    async def counted(data: bytes, context: Context) -> bytes:
+        running[context] = False
+        try:
+            return await handle(data, context)
+        finally:
+            del running[context]
+
+    return counted
+
+
+def _counted_all(
+    handle: Callable[[Any, Context], AsyncIterator[bytes]],
+    running: _Running | None,
+    speaks: bool,
+) -> Callable[[Any, Context], AsyncIterator[bytes]]:
+    if running is None:
+        return handle
+
+    async def counted(incoming: Any, context: Context) -> AsyncIterator[bytes]:
+        running[context] = speaks
+        try:
+            async for answer in handle(incoming, context):
+                yield answer
+        finally:
+            del running[context]
+
+    return counted
 
 
 def _request_id(context: Context) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import ipaddress
+import random
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 import grpc.aio
 import structlog
 
+from exchange.client.address import target
 from exchange.client.link import Endpoint, Link
 from exchange.client.pair import Pair
 from exchange.trust.profile import Profile
@@ -33,6 +34,12 @@ MOST_IN_FLIGHT: Final = 64
 LARGEST_ANSWER: Final = 4 * 1024 * 1024
 """Bytes of one answer: a peer that lies in every one fills 256 MiB of memory at most."""
 
+MOST_WAYS: Final = 4
+"""Addresses of one province that a process calls in turn, chosen by lot. So all together call all,
+and a node need not hold a connection to each process of each other node."""
+
+_REST_SECONDS = 5.0
+"""For how long an address is not called whose answer was late."""
 _PATIENCE_SECONDS = 5.0
 """How long a peer that moved, or changed its authority, is still called as before."""
 _GRACE_SECONDS = 30.0
@@ -66,16 +73,18 @@ class Latency:
 class Peer:
     """One other province: its channels, its breaker, and what became of the calls to it.
 
-    :param links: the way to its node; where it has several addresses, also another way.
+    :param links: the ways to its nodes, one for each address.
     """
 
     __slots__ = (
+        "_late",
+        "_turn",
+        "all_links",
         "breaker",
         "calls",
         "errors",
         "last_error",
         "latency",
-        "links",
         "province",
         "slots",
         "up",
@@ -83,7 +92,7 @@ class Peer:
 
     def __init__(self, province: str, links: tuple[Link, ...]) -> None:
         self.province = province
-        self.links = links
+        self.all_links = links
         self.breaker = CircuitBreaker()
         self.slots = asyncio.Semaphore(MOST_IN_FLIGHT)
         self.latency = Latency()
@@ -94,6 +103,25 @@ class Peer:
         self.last_error = ""
         self.up = True
         """Whether it answered when it was last asked."""
+        self._turn = 0
+        self._late: dict[Link, float] = {}
+        """Until when a way is not taken, by the clock of the event loop."""
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The ways, in the order in which a call tries them: the next one changes with each answer.
+
+        Those that are down, or were late of late, come last.
+        """
+        if len(self.all_links) == 1:
+            return self.all_links
+        now = asyncio.get_running_loop().time()
+        out = {each for each in self.all_links if each.down or self._late.get(each, now) > now}
+        good = [each for each in self.all_links if each not in out]
+        used, spare = good[:MOST_WAYS], good[MOST_WAYS:]
+        turn = self._turn % max(1, len(used))
+        bad = [each for each in self.all_links if each in out]
+        return (*used[turn:], *used[:turn], *spare, *bad)
 
     @property
     def link(self) -> Link:
@@ -105,16 +133,21 @@ class Peer:
         """Whether the breaker keeps calls from it."""
         return self.breaker.open
 
-    def prefer(self, link: Link) -> None:
-        """Take this way first from now on."""
-        if link is not self.links[0] and link in self.links:
-            self.links = (link, *(each for each in self.links if each is not link))
+    def replace(self, links: tuple[Link, ...]) -> None:
+        """Take these ways in place of those before."""
+        self.all_links = links
+        self._late = {link: until for link, until in self._late.items() if link in links}
+
+    def late(self, link: Link) -> None:
+        """Note that another way answered sooner than this one, which had been asked before."""
+        self._late[link] = asyncio.get_running_loop().time() + _REST_SECONDS
 
     def answered(self, seconds: float) -> None:
         """Note an answer.
 
         :param seconds: that it took.
         """
+        self._turn += 1
         self.breaker.succeeded()
         self.latency.took(seconds)
         if not self.up:
@@ -156,6 +189,7 @@ class PeerLinks:
         tls.on_change(self._present)
         self._peers: dict[str, Peer] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._lot = random.random()  # noqa: S311 - so that all processes together call all addresses
 
     def get(self, province: str) -> Peer | None:
         """A province's peer; None where it has no address that anybody vouches for."""
@@ -169,7 +203,7 @@ class PeerLinks:
             if code != self._province and profile.addresses
         }
         for code in self._peers.keys() - wanted.keys():
-            for link in self._peers.pop(code).links:
+            for link in self._peers.pop(code).all_links:
                 self._close(link)
         for code, profile in wanted.items():
             self._point(code, self._endpoints(profile))
@@ -180,7 +214,7 @@ class PeerLinks:
 
     async def close(self) -> None:
         """Close every channel."""
-        links = [link for peer in self._peers.values() for link in peer.links]
+        links = [link for peer in self._peers.values() for link in peer.all_links]
         await asyncio.gather(*(link.close() for link in links))
         for task in self._closing:
             task.cancel()
@@ -192,26 +226,17 @@ class PeerLinks:
         if peer is None:
             self._peers[code] = Peer(code, tuple(map(_link, endpoints)))
             return
-        free = list(peer.links)
-        leading: list[Link | None] = []
-        for endpoint in endpoints:
-            link = next((each for each in free if each.endpoint.target == endpoint.target), None)
-            if link is not None:
-                free.remove(link)
-            leading.append(link)
+        free = {link.endpoint.target: link for link in peer.all_links}
+        leading = [free.pop(endpoint.target, None) for endpoint in endpoints]
+        spare = list(free.values())
         links = []
         for endpoint, known in zip(endpoints, leading, strict=True):
-            link = known or (free.pop(0) if free else None)
-            if link is None:
-                link = _link(endpoint)
-            else:
-                link.move(endpoint)
+            link = known or (spare.pop(0) if spare else _link(endpoint))
+            link.move(endpoint)
             links.append(link)
-        for link in free:
+        for link in spare:
             self._close(link)
-        # The way that served best last time stays the first.
-        links.sort(key=lambda link: peer.links.index(link) if link in peer.links else len(links))
-        peer.links = tuple(links)
+        peer.replace(tuple(links))
 
     def _close(self, link: Link) -> None:
         task = asyncio.get_running_loop().create_task(link.close(_GRACE_SECONDS))
@@ -221,14 +246,15 @@ class PeerLinks:
     def _present(self, pair: Pair) -> None:
         """Go by a new certificate; each peer is called with the old one until it takes the new."""
         for peer in self._peers.values():
-            for link in peer.links:
+            for link in peer.all_links:
                 link.move(dataclasses.replace(link.endpoint, pair=pair))
 
     def _endpoints(self, profile: Profile) -> list[Endpoint]:
         name, authorities = server_name(profile.province), profile.tls_ca.encode()
+        addresses = list(dict.fromkeys(profile.addresses))
+        addresses.sort(key=lambda address: hash((self._lot, address)))
         return [
-            Endpoint(target, name, authorities, self._tls.current)
-            for target in _targets(profile.addresses)
+            Endpoint(target(address), name, authorities, self._tls.current) for address in addresses
         ]
 
 
@@ -246,18 +272,3 @@ def _link(endpoint: Endpoint) -> Link:
         patience=_PATIENCE_SECONDS,
         grace=_GRACE_SECONDS,
     )
-
-
-def _targets(addresses: Sequence[str]) -> list[str]:
-    """One gRPC target, or two that prefer different addresses where there are several.
-
-    An IPv4 target names all of them, the preferred one first; by DNS, gRPC takes only one.
-    """
-    others = [*addresses[1:], addresses[0]]
-    ways = [addresses, others] if len(set(addresses)) > 1 else [addresses[:1]]
-    try:
-        for address in addresses:
-            ipaddress.IPv4Address(address.rpartition(":")[0])
-    except ValueError:
-        return [f"dns:///{way[0]}" for way in ways]
-    return [f"ipv4:{','.join(way)}" for way in ways]

@@ -34,7 +34,7 @@ from exchange.v1 import types_pb2
 from nodes.call import Call
 from nodes.peers.links import Links, Peer
 
-__all__ = ["Answers", "Found", "Lookup", "SyncView", "Syncs"]
+__all__ = ["Answers", "Found", "Looking", "Lookup", "SyncView", "Syncs"]
 
 MOST_TOKENS: Final = 250
 """Tokens in one call, a quarter of what the contract allows: so the largest answer that is taken
@@ -154,6 +154,29 @@ class _Question:
         )
 
 
+@dataclass(slots=True)
+class Looking:
+    """How far a lookup has come.
+
+    :param now: when it began.
+    :param found: by province, what is known.
+    :param questions: what is not known yet.
+    :param left: provinces whose filters were not asked yet.
+    """
+
+    tokens: Sequence[bytes] = field(repr=False)
+    subjects: Sequence[bytes] = field(repr=False)
+    now: datetime
+    found: dict[str, Sequence[Found]]
+    questions: list[_Question] = field(repr=False)
+    left: Sequence[str] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether all is known, and nobody need be asked."""
+        return not (self.questions or self.left)
+
+
 class _Allowance:
     """How much of one province's answers may still be kept: a bucket that empties with time."""
 
@@ -212,15 +235,13 @@ class Lookup:
     async def lookup(
         self, tokens: Sequence[bytes], call: Call, trust: TrustList, purpose: int = 0
     ) -> dict[str, Sequence[Found]]:
-        """What every other province holds of some subjects.
+        """What every other province holds of some subjects: `begin`, and then `finish`."""
+        return await self.finish(self.begin(tokens, trust), call, purpose)
 
-        What is asked of the node's own store is asked before this first waits.
+    def begin(self, tokens: Sequence[bytes], trust: TrustList) -> Looking:
+        """See what the filters rule out; of many tokens, that is left to `finish`.
 
         :param tokens: subject tokens, 36 bytes each.
-        :param call: for whom: its deadline bounds how long peers are waited for.
-        :param purpose: what for, a ``Purpose`` of the contract: the peers' access logs say it.
-        :returns: for each other province of the trust list, one `Found` for each token in order.
-        :raises StoreUnavailableError: the node's own store does not answer.
         """
         if trust is not self._trust:
             self._follow(trust)
@@ -228,14 +249,30 @@ class Lookup:
         found: dict[str, Sequence[Found]] = {
             code: [_SILENT] * len(subjects) for code in self._unusable
         }
+        if len(subjects) > _BREATH:
+            return Looking(tokens, subjects, self._clock(), found, [], self._others)
         now = self._clock()
-        if len(subjects) <= _BREATH:
-            questions = self._rule_out(self._others, subjects, now, found)
-        else:
-            questions = []
-            for code in self._others:
-                questions += self._rule_out((code,), subjects, now, found)
-                await asyncio.sleep(0)
+        return Looking(
+            tokens, subjects, now, found, self._rule_out(self._others, subjects, now, found)
+        )
+
+    async def finish(
+        self, looking: Looking, call: Call, purpose: int = 0
+    ) -> dict[str, Sequence[Found]]:
+        """Ask for what is not known yet.
+
+        What is asked of the node's own store is asked before this first waits.
+
+        :param call: for whom: its deadline bounds how long peers are waited for.
+        :param purpose: what for, a ``Purpose`` of the contract: the peers' access logs say it.
+        :returns: for each other province of the trust list, one `Found` for each token in order.
+        :raises StoreUnavailableError: the node's own store does not answer.
+        """
+        tokens, subjects, found = looking.tokens, looking.subjects, looking.found
+        questions = looking.questions
+        for code in looking.left:
+            questions += self._rule_out((code,), subjects, looking.now, found)
+            await asyncio.sleep(0)
         if questions:
             await self._recall(questions, tokens, subjects)
             await self._ask(questions, tokens, subjects, call, purpose)
@@ -474,7 +511,8 @@ class _Asking:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     if task.exception() is None:
-                        self._peer.prefer(ways[task])
+                        if task is not early:
+                            self._peer.late(first)
                         return task.result()
             return early.result()
         finally:

@@ -10,6 +10,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 from exchange.client.connection import UnreachableError, as_error
+from exchange.client.link import Link
 from exchange.errors import CursorExpiredError, MalformedObjectError, TongxingError
 from exchange.v1 import peer_service_pb2 as pb
 from exchange.v1 import status_list_service_pb2 as lists_pb
@@ -55,17 +56,15 @@ class ChannelRemote:
     async def _messages(
         self, method: str, request: Message, answer: type[M], seconds: float | None
     ) -> AsyncGenerator[M]:
-        peer = _peer(self._links, self._province)
-        link, reached = peer.link, False
+        channel = _peer(self._links, self._province).link.channel
         try:
             # Without a deserializer: gRPC logs a traceback where one fails, and goes on.
-            calls: Any = link.channel.unary_stream(_SERVICE + method)
+            calls: Any = channel.unary_stream(_SERVICE + method)
             call = calls(request.SerializeToString(), timeout=seconds)
         except grpc.aio.UsageError:
             raise _gone() from None
         try:
             while (data := await _read(call)) is not grpc.aio.EOF:
-                reached = True
                 if len(data) > LARGEST_MESSAGE:
                     raise MalformedObjectError("a message is far too large")
                 try:
@@ -73,10 +72,6 @@ class ChannelRemote:
                 except DecodeError:
                     raise _unreadable() from None
                 yield message
-        except UnreachableError:
-            if not reached and peer.link is link:
-                peer.prefer(peer.links[-1])  # the next try takes the other way, if there is one
-            raise
         finally:
             call.cancel()
 
@@ -106,24 +101,37 @@ class Remotes:
         peer = _peer(self._links, province)
         if peer.circuit_open:
             raise UnreachableError("the province is not called: it failed too often of late")
-        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
-        left = call.budget(asyncio.get_running_loop().time(), self._timeout)
-        request = lists_pb.BatchGetStatusListsRequest(uris=uris).SerializeToString()
+        time = asyncio.get_running_loop().time
+        end = time() + call.budget(time(), self._timeout)
+        data = lists_pb.BatchGetStatusListsRequest(uris=uris).SerializeToString()
+        first, *others = peer.links
         try:
-            method = peer.link.channel.unary_unary(_STATUS_LISTS)
-            data = await method(
-                request, timeout=left, metadata=(("x-request-id", call.request_id),)
-            )
-            items = lists_pb.BatchGetStatusListsResponse.FromString(data).items
-        except grpc.aio.AioRpcError as error:
-            raise _in_our_words(error) from None
-        except grpc.aio.UsageError:
-            raise _gone() from None
-        except DecodeError:
-            raise _unreadable() from None
+            items = await _lists(first, data, call, end - time())
+        except UnreachableError:
+            if not others:
+                raise
+            items = await _lists(others[0], data, call, end - time())
         if len(items) != len(uris):
             raise _unreadable()
         return [item.signed for item in items]
+
+
+async def _lists(
+    link: Link, request: bytes, call: Call, seconds: float
+) -> Sequence[lists_pb.StatusListItem]:
+    method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+    try:
+        method = link.channel.unary_unary(_STATUS_LISTS)
+        data = await method(
+            request, timeout=max(0.0, seconds), metadata=(("x-request-id", call.request_id),)
+        )
+        return lists_pb.BatchGetStatusListsResponse.FromString(data).items
+    except grpc.aio.AioRpcError as error:
+        raise _in_our_words(error) from None
+    except grpc.aio.UsageError:
+        raise _gone() from None
+    except DecodeError:
+        raise _unreadable() from None
 
 
 async def _read(call: Any) -> Any:

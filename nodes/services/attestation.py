@@ -123,15 +123,10 @@ class AttestationService:
     async def _publish_item(
         self, request: pb.PublishAttestationsRequest, call: Call
     ) -> pb.PublishAttestationsResponse:
-        item = pb.PublishAttestationRequest()
-        if request.WhichOneof("content") == "signed_attestation":
-            item.signed_attestation = request.signed_attestation
-        elif request.HasField("attestation"):
-            item.attestation.CopyFrom(request.attestation)
         answer = pb.PublishAttestationsResponse(index=request.index)
         try:
-            check(item)
-            _, attestation, already = await self._publisher.publish(item, call.caller)
+            _check(request)
+            _, attestation, already = await self._publisher.publish(request, call.caller)
         except TongxingError as error:
             answer.status.CopyFrom(status.to_status(error, request_id=call.request_id))
         except protovalidate.EvaluationError:
@@ -266,6 +261,21 @@ class AttestationService:
         why = f": {found.note.reason}" if found.note.reason else ""
         ordered = f" (ordered by {found.note.authority})" if found.note.authority else ""
         return RevokedError(f"revoked at {at:%Y-%m-%dT%H:%M:%SZ}{why}{ordered}", field=error.field)
+
+
+def _check(item: pb.PublishAttestationsRequest) -> None:
+    """Hold an item against the rules for `PublishAttestationRequest`, of which the stream has none.
+
+    :raises InvalidFieldError: the first rule that it breaks; names the field.
+    """
+    content = item.WhichOneof("content")
+    if content is None:
+        check(pb.PublishAttestationRequest())
+    elif content == "attestation":
+        try:
+            check(item.attestation)
+        except InvalidFieldError as error:
+            raise error.at(content) from None
 
 
 def _whose(caller: Identity) -> str | None:

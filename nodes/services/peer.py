@@ -11,6 +11,7 @@ from typing import Final
 
 from exchange.errors import OverloadedError
 from exchange.v1 import peer_service_pb2 as pb
+from exchange.wire import varint
 from nodes.audit.entries import Entry, Recorder
 from nodes.call import Call
 from nodes.services.limits import Limit
@@ -223,22 +224,10 @@ def _sent(held: Held) -> str:
 def _spliced(subjects: Sequence[Held]) -> bytes:
     parts: list[bytes] = []
     for held in subjects:
-        inner = b"".join([part for r in held.signed for part in (_LIVE, _varint(len(r)), r)])
+        inner = b"".join([part for r in held.signed for part in (_LIVE, varint(len(r)), r)])
         if held.revoked:
             inner += b"".join(
-                [part for r in held.revoked for part in (_REVOKED, _varint(len(r)), r)]
+                [part for r in held.revoked for part in (_REVOKED, varint(len(r)), r)]
             )
-        parts += (_LIVE, _varint(len(inner)), inner)
+        parts += (_LIVE, varint(len(inner)), inner)
     return b"".join(parts)
-
-
-def _varint(value: int) -> bytes:
-    """An unsigned varint (protobuf encoding)."""
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -41,6 +40,7 @@ from exchange.trust.trustlist import TrustList
 from exchange.v1 import recognition_service_pb2 as pb
 from exchange.v1 import types_pb2
 from exchange.vouching import CLOCK_SKEW
+from exchange.wire import embedded
 from nodes.audit.entries import Entry, Recorder, of_receipt
 from nodes.call import Call
 from nodes.deciding import Decided, Deciding, Terms
@@ -56,6 +56,10 @@ LONGEST_AHEAD: Final = timedelta(days=30)
 """How far ahead an arrival may lie, by the contract."""
 _BREATH: Final = 16
 """Answers of a batch that are made before the event loop gets a turn."""
+# Numbers of fields: of a RecognizeResponse, of a BatchRecognizeResponse, of an item of it.
+_DECISION: Final = 1
+_ITEMS: Final = 1
+_ITEM_DECISION: Final = 2
 _AHEAD_PURPOSES: Final = frozenset(
     {types_pb2.PURPOSE_TRAVEL_PLANNING, types_pb2.PURPOSE_HOLDER_ACCESS}
 )
@@ -98,8 +102,11 @@ class RecognitionService:
 
     # --- decisions --------------------------------------------------------------------------
 
-    async def recognize(self, request: pb.RecognizeRequest, call: Call) -> pb.RecognizeResponse:
-        """Decide for one holder, by the own rules or, before a journey, by another's."""
+    async def recognize(self, request: pb.RecognizeRequest, call: Call) -> bytes:
+        """Decide for one holder, by the own rules or, before a journey, by another's.
+
+        :returns: a RecognizeResponse in its wire form.
+        """
         now = self._clock()
         document = read_document(request.document, now, field="document")
         terms = await self._terms(request, now)
@@ -107,20 +114,22 @@ class RecognitionService:
             [document], call, request.purpose, terms=terms, explain=True
         )
         receipt = self._record_with_receipt(call, "Recognize", decided, request)
-        return pb.RecognizeResponse(decision=self._decision(decided, receipt))
+        return embedded(_DECISION, self._decision(decided, receipt))
 
-    async def batch_recognize(
-        self, request: pb.BatchRecognizeRequest, call: Call
-    ) -> pb.BatchRecognizeResponse:
-        """Decide for many; a wrong document fails alone."""
+    async def batch_recognize(self, request: pb.BatchRecognizeRequest, call: Call) -> bytes:
+        """Decide for many; a wrong document fails alone.
+
+        :returns: a BatchRecognizeResponse in its wire form.
+        """
         now = self._clock()
-        items = [pb.BatchRecognizeItem() for _ in request.documents]
+        items = [b""] * len(request.documents)
         documents: dict[int, Document] = {}
         for index, message in enumerate(request.documents):
             try:
                 documents[index] = self._read(message, f"documents[{index}]", now)
             except TongxingError as error:
-                items[index].status.CopyFrom(status.to_status(error, request_id=call.request_id))
+                refusal = status.to_status(error, request_id=call.request_id)
+                items[index] = pb.BatchRecognizeItem(status=refusal).SerializeToString()
         all_decided = await self._deciding.decide(list(documents.values()), call, request.purpose)
         ids: list[UUID | None] = [None] * len(all_decided)
         if request.receipt:
@@ -136,8 +145,8 @@ class RecognitionService:
         for index, decided, receipt in zip(documents, all_decided, ids, strict=True):
             if index % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
-            items[index].decision.CopyFrom(self._decision(decided, receipt))
-        return pb.BatchRecognizeResponse(items=items)
+            items[index] = embedded(_ITEM_DECISION, self._decision(decided, receipt))
+        return b"".join([embedded(_ITEMS, item) for item in items])
 
     @staticmethod
     def _read(message: types_pb2.IdentityDocument, field: str, now: datetime) -> Document:
@@ -192,12 +201,12 @@ class RecognitionService:
             error.field = "destination"
             raise
 
-    def _decision(self, decided: Decided, receipt: UUID | None) -> pb.Decision:
-        answer = views.decision_to_proto(decided.decision)
-        if receipt is not None:
-            made = partial(receipts.of_decision, decided.decision)
-            answer.receipt = self._receipt(made, receipt, decided.decision.decided_at)
-        return answer
+    def _decision(self, decided: Decided, receipt: UUID | None) -> bytes:
+        if receipt is None:
+            return views.decision_to_wire(decided.decision)
+        made = partial(receipts.of_decision, decided.decision)
+        signed = self._receipt(made, receipt, decided.decision.decided_at)
+        return views.decision_to_wire(decided.decision, signed)
 
     # --- health codes -----------------------------------------------------------------------
 
@@ -255,9 +264,10 @@ class RecognitionService:
             error.field = field
             raise
         answer = code_views.judgement_to_proto(judgement, shown)
-        entry = _entry(call, "VerifyHealthCode", request.purpose)
-        identifier = answer.health_code.health_code_id
-        self._audit.record(replace(entry, answer=_words(judgement), target=identifier))
+        identifier, words = answer.health_code.health_code_id, _words(judgement)
+        self._audit.record(
+            _entry(call, "VerifyHealthCode", request.purpose, words, target=identifier)
+        )
         if request.receipt:
             made = partial(receipts.of_judgement, judgement, answer.health_code.signed)
             at = judgement.judged_at
@@ -330,12 +340,18 @@ class RecognitionService:
     ) -> None:
         words = _words(decided.decision)
         answer = f"{words} {refused}" if refused else words
-        entry = _entry(call, method, purpose)
-        self._audit.record(replace(entry, answer=answer, token=decided.token, target=target))
+        self._audit.record(_entry(call, method, purpose, answer, decided.token, target))
 
 
-def _entry(call: Call, method: str, purpose: int) -> Entry:
-    return Entry(call.caller.uri, method, call.request_id, "", purpose=purpose)
+def _entry(
+    call: Call,
+    method: str,
+    purpose: int,
+    answer: str = "",
+    token: bytes | None = None,
+    target: str = "",
+) -> Entry:
+    return Entry(call.caller.uri, method, call.request_id, answer, token, purpose, target)
 
 
 def _words(said: Decision | Judgement) -> str:

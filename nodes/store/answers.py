@@ -33,7 +33,8 @@ from nodes.store.statuses import drop, listed, longest, mark, merge
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from nodes.store.connection import Command, Connection
+    from nodes.store.connection import Command
+    from nodes.store.keyspace import Keyspace
 
 __all__ = ["PeerAnswers"]
 
@@ -60,9 +61,7 @@ class PeerAnswers:
         was lost (`lives`), and at each start, all that was put before counts no more.
     """
 
-    def __init__(
-        self, connection: Connection, process: bytes = b"", *, ordered: bool = True
-    ) -> None:
+    def __init__(self, connection: Keyspace, process: bytes = b"", *, ordered: bool = True) -> None:
         self._connection = connection
         self._process = process
         self._ordered = ordered

@@ -56,7 +56,8 @@ from nodes.store.writer import BatchWriter, Change
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from nodes.store.connection import Command, Connection
+    from nodes.store.connection import Command
+    from nodes.store.keyspace import Keyspace
 
 __all__ = ["MEMBER_BYTES", "AppealStore", "Kept", "Standing", "of_holder", "of_issuer"]
 
@@ -147,7 +148,7 @@ class AppealStore:
     :param province: the node's own.
     """
 
-    def __init__(self, province: str, reads: Connection, writes: BatchWriter) -> None:
+    def __init__(self, province: str, reads: Keyspace, writes: BatchWriter) -> None:
         self._province = province
         self._reads = reads
         self._writes = writes
@@ -170,7 +171,7 @@ class AppealStore:
             nonlocal stored
             if held is not None:
                 stored = _same(_decode(held), new)
-            return Change((*self._listing(stored), (b"HSET", key, b"x", b"1")))
+            return Change(tuple(self._listing(stored)), then=((b"HSET", key, b"x", b"1"),))
 
         claim = (b"EVAL", FILE, b"1", key, _encode(new), new.issuer.encode())
         delivered, until = _seconds(new.appeal.delivered_at), b"%d" % self._until(new)
@@ -195,7 +196,7 @@ class AppealStore:
             if held is None:
                 raise NotFoundError("no appeal bears the id", field="appeal_id")
             stored = _decode(held)
-            return Change(tuple(self._moving(stored)))
+            return self._moving(stored)
 
         claim = (b"EVAL", SETTLE, b"1", _key(id_), _seconds(delivered_at), said)
         await self._writes.submit(claim, change)
@@ -417,8 +418,11 @@ class AppealStore:
             commands.append((b"ZADD", lists[delivered], b"0", member))
         return commands
 
-    def _moving(self, kept: Kept) -> list[Command]:
-        """Move it between its lists, by its state; the courier's come last: it would come again."""
+    def _moving(self, kept: Kept) -> Change:
+        """Move it between its lists, by its state.
+
+        It leaves the courier's last, when all else is done: it would come again.
+        """
         member = self._member(kept)
         commands: list[Command] = [(b"EXISTS", _key(kept.appeal.id.bytes))]
         answered = kept.appeal.answer is not None
@@ -426,15 +430,16 @@ class AppealStore:
             commands += [(b"ZREM", b"qo:" + name, member) for name in self._names(kept)]
             contested = _contested_key(kept)
             commands.append((b"EVAL", RELEASE, b"1", contested, kept.appeal.id.bytes))
+        then: list[Command] = []
         lists = self._courier(kept)
         if lists is not None and kept.appeal.state is not State.FILED:
             undelivered, unanswered = lists
             if answered:
-                commands.append((b"ZREM", unanswered, member))
+                then.append((b"ZREM", unanswered, member))
             else:
                 commands.append((b"ZADD", unanswered, b"0", member))
-            commands.append((b"ZREM", undelivered, member))
-        return commands
+            then.append((b"ZREM", undelivered, member))
+        return Change(tuple(commands), then=tuple(then))
 
 
 KINDS: Final = (b"ql:", b"qo:")

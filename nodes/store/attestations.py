@@ -37,7 +37,7 @@ from exchange.presence import subject_of
 from exchange.vouching import CLOCK_SKEW
 from nodes.store import statuses
 from nodes.store.changes import journal, note_published, note_revoked
-from nodes.store.connection import Connection
+from nodes.store.keyspace import Keyspace, connect
 from nodes.store.records import (
     NO_NOTE,
     TOMBSTONE,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from exchange.attestations import Attestation
     from exchange.facts import Kind
-    from nodes.store.connection import Command
+    from nodes.store.connection import Command, Connection
 
 __all__ = ["AttestationStore"]
 
@@ -109,7 +109,7 @@ class AttestationStore:
     Every method raises StoreUnavailableError, within seconds, where the store does not answer.
     """
 
-    def __init__(self, reads: Connection, writes: BatchWriter, province: str = "") -> None:
+    def __init__(self, reads: Keyspace, writes: BatchWriter, province: str = "") -> None:
         self.reads = reads
         """What `nodes.store.answers` and `nodes.store.statuses` share."""
         self.writes = writes
@@ -117,19 +117,21 @@ class AttestationStore:
         self._province = province
 
     @classmethod
-    async def open(cls, url: str, province: str = "") -> AttestationStore:
-        """Connect, and see that the server keeps what it is given.
+    async def open(cls, url: str, province: str = "", *, replicas: int = 0) -> AttestationStore:
+        """Connect, and see that every server keeps what it is given.
 
-        :param url: `nodes.store.address.StoreAddress.parse` has the forms.
+        :param url: `nodes.store.address.parse` has the forms.
         :param province: the GB/T 2260 code of the province whose attestations these are; without
             it nothing can be published that has a place in a status list.
+        :param replicas: of each server, on whose disks a write is, too, when it is acknowledged.
         :raises InvalidFieldError: the URL (field ``store.url``).
         :raises StoreUnavailableError: no answer; no HSETEX; no append-only file; it may evict.
         """
-        reads = await Connection.open(url)
+        reads = await connect(url)
         try:
-            await _check(reads)
-            writes = await BatchWriter.open(url, journal)
+            for server in reads.servers:
+                await _check(server, replicas)
+            writes = await BatchWriter.open(url, journal, replicas=replicas)
         except BaseException:
             await reads.close()
             raise
@@ -369,22 +371,10 @@ class AttestationStore:
     async def _subjects(self, step: bytes) -> AsyncIterator[Collection[bytes]]:
         """Give the keys of all subjects, a step at a time.
 
-        :raises StoreUnavailableError: no answer, or the server may have started anew: in its new
-            tables a cursor of the old ones points elsewhere, and subjects would be missed.
+        :raises StoreUnavailableError: no answer, or subjects would be missed: begin again.
         """
-        lives = self.reads.lives
-        cursor = b"0"
-        while True:
-            cursor, keys = await self.reads.execute(
-                *(b"SCAN", cursor, b"MATCH", b"s:{*}", b"COUNT", step)
-            )
-            if self.reads.lives != lives:
-                raise StoreUnavailableError(
-                    "the store was away amid a walk through it", remedy="begin again"
-                )
+        async for keys in self.reads.walk(b"s:{*}", step):
             yield set(keys)
-            if cursor == b"0":
-                return
 
     def _placed(self, new: NewRecord) -> Record:
         record = new.record()
@@ -510,10 +500,15 @@ def _none() -> NotFoundError:
     return NotFoundError("no live attestation of this issuer bears the id", field="attestation_id")
 
 
-async def _check(reads: Connection) -> None:
+async def _check(server: Connection, replicas: int) -> None:
     """Refuse a server that would forget what it has acknowledged."""
-    known, *sections = await reads.ask(
-        [(b"COMMAND", b"INFO", b"HSETEX"), (b"INFO", b"persistence"), (b"INFO", b"memory")]
+    known, role, *sections = await server.ask(
+        [
+            (b"COMMAND", b"INFO", b"HSETEX"),
+            (b"ROLE",),
+            (b"INFO", b"persistence"),
+            (b"INFO", b"memory"),
+        ]
     )
     info = dict(line.split(b":", 1) for line in b"".join(sections).split(b"\r\n") if b":" in line)
     if not known or not known[0]:
@@ -529,4 +524,13 @@ async def _check(reads: Connection) -> None:
         raise StoreUnavailableError(
             "the store may evict attestations and revocations",
             remedy="set `maxmemory-policy noeviction` in its configuration",
+        )
+    if role[0] == b"master" and len(role[2]) < replicas:
+        # No refusal: what is there can still be read, and replicas that are away come back.
+        log.warning(
+            "store.too_few_replicas",
+            store=str(server.address),
+            replicas=len(role[2]),
+            wanted=replicas,
+            remedy="start them: until then nothing can be published there",
         )

@@ -4,8 +4,9 @@
     a stream: an entry for each batch of writes, put there after the batch's data. ``p``: the
     fingerprints of the subjects of whom something was published, 8 bytes each; ``r``: what was
     revoked, 32 bytes each (id 16, fingerprint 8, status list 4, index 4).
-``i``
-    the store's id, 16 random bytes: a store that lost its disk is another one.
+``{c}i``
+    the store's id, 16 random bytes: a store that lost its disk is another one. The braces keep it
+    with the stream, also in a cluster: neither is lost without the other.
 
 A *cursor* is 32 bytes: the store's id, then the milliseconds and the number of an entry, which must
 still be there. A store that comes back from an older copy writes other entries in the places of
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exchange.errors import CursorExpiredError, StoreUnavailableError
 from exchange.presence import SUBJECT_BYTES
-from nodes.store.connection import Connection
+from nodes.store.keyspace import Keyspace, connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -61,7 +62,7 @@ MORE_SECONDS: Final = 2.0
 """How much longer than that the server may take to answer."""
 
 STREAM: Final = b"c"
-IDENTITY: Final = b"i"
+IDENTITY: Final = b"{c}i"
 OLDEST: Final[Command] = (b"XRANGE", STREAM, b"-", b"+", b"COUNT", b"1")
 NEWEST: Final[Command] = (b"XREVRANGE", STREAM, b"+", b"-", b"COUNT", b"1")
 
@@ -140,9 +141,9 @@ def store_id(command: Command, reply: bytes | None) -> bytes:
 class Changes:
     """Reads what changed. Every method raises StoreUnavailableError where there is no answer."""
 
-    def __init__(self, url: str, connection: Connection) -> None:
+    def __init__(self, url: str, keyspace: Keyspace) -> None:
         self._url = url
-        self._connection = connection
+        self._keyspace = keyspace
         self._id = b""
 
     @classmethod
@@ -152,18 +153,18 @@ class Changes:
         :raises InvalidFieldError: the URL (field ``store.url``).
         :raises StoreUnavailableError: no connection; something else stands there.
         """
-        connection = await Connection.open(url)
-        changes = cls(url, connection)
+        keyspace = await connect(url)
+        changes = cls(url, keyspace)
         try:
             await changes._begin()
         except BaseException:
-            await connection.close()
+            await keyspace.close()
             raise
         return changes
 
     async def close(self) -> None:
         """Disconnect; iterators of `tail` have connections of their own, and end by themselves."""
-        await self._connection.close()
+        await self._keyspace.close()
 
     @property
     def store_id(self) -> bytes:
@@ -173,7 +174,7 @@ class Changes:
     async def end(self) -> bytes:
         """Give the cursor of the newest entry: what was acknowledged before is not after it."""
         for _ in range(2):
-            known, newest = await self._connection.ask([(b"GET", IDENTITY), NEWEST])
+            known, newest = await self._keyspace.ask([(b"GET", IDENTITY), NEWEST])
             if known == self._id and newest:
                 return self._id + _cut(newest[0][0])
             await self._begin()
@@ -191,7 +192,7 @@ class Changes:
             raise _expired("it is no cursor")
         place = cursor[STORE_ID_BYTES:]
         # From the cursor's own entry on, in one command: nothing is trimmed or lost within it.
-        known, found, first = await self._connection.ask(
+        known, found, first = await self._keyspace.ask(
             [
                 (b"GET", IDENTITY),
                 (b"XRANGE", STREAM, _joined(place), b"+", b"COUNT", b"%d" % (most + 1)),
@@ -214,9 +215,7 @@ class Changes:
         :raises StoreUnavailableError: the connection is lost: begin again from the last cursor.
         """
         entries = await self.since(cursor, AT_ONCE)
-        connection = await Connection.open(
-            self._url, reply_seconds=BLOCK_MILLISECONDS / 1000 + MORE_SECONDS
-        )
+        keyspace = await connect(self._url, reply_seconds=BLOCK_MILLISECONDS / 1000 + MORE_SECONDS)
         try:
             while True:
                 yield entries
@@ -226,8 +225,8 @@ class Changes:
                 after = _joined(place)
                 read = (b"XREAD", b"COUNT", b"%d" % AT_ONCE, b"BLOCK", b"%d" % BLOCK_MILLISECONDS)
                 # The cursor's own entry is read last: what is trimmed between is missed by none.
-                # It is read every time: the server may have come back since, as may `connection`.
-                found, known, first, there = await connection.ask(
+                # It is read every time: the server may have come back since, as may `keyspace`.
+                found, known, first, there = await keyspace.ask(
                     [
                         (*read, b"STREAMS", STREAM, after),
                         (b"GET", IDENTITY),
@@ -240,14 +239,14 @@ class Changes:
                 _check_there(place, there, first)
                 entries = [_entry(known, each) for each in found[0][1]] if found else []
         finally:
-            await connection.close()
+            await keyspace.close()
 
     async def _begin(self) -> None:
         identity = identify()
-        reply, there = await self._connection.ask([identity, (b"EXISTS", STREAM)])
+        reply, there = await self._keyspace.ask([identity, (b"EXISTS", STREAM)])
         self._id = store_id(identity, reply)
         if not there:
-            await self._connection.ask([journal(())])
+            await self._keyspace.ask([journal(())])
 
 
 def _number(value: int) -> bytes:

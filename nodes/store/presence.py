@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime, timedelta
 
-    from nodes.store.connection import Connection
+    from nodes.store.keyspace import Keyspace
 
 __all__ = ["Subjects", "build", "number"]
 
@@ -82,7 +82,7 @@ async def build(store: Subjects, url: str, *, at_hand: int = AT_HAND) -> Presenc
     return made
 
 
-async def number(connection: Connection, before: int, now: datetime, lasts: timedelta) -> int:
+async def number(connection: Keyspace, before: int, now: datetime, lasts: timedelta) -> int:
     """Number a filter that was built just now: as others on the store, where theirs are as good.
 
     Any filter misses nobody; a newer one only has fewer in it who have left. So a peer that comes

@@ -6,9 +6,9 @@
     the whole is forgotten when the last attestation that it revokes has ended.
 ``l:{PROVINCE}``
     a set: the lists of which anything is revoked.
-``n``
-    how many lists this province has opened.
-``ns``
+``{c}n``
+    how many lists this province has opened: where the store's id is, and lost with it alone.
+``{c}ns``
     a hash: for each kind the list that it fills, and the next of that one's slices.
 
 List numbers begin at a place that the store's id gives. A store that lost its disk opens other
@@ -33,16 +33,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from exchange.facts import Kind
-    from nodes.store.connection import Command, Connection
+    from nodes.store.connection import Command
+    from nodes.store.keyspace import Keyspace
     from nodes.store.writer import BatchWriter
 
 __all__ = ["LIST_BYTES", "StatusStore", "drop", "listed", "longest", "mark", "merge"]
 
 LIST_BYTES: Final = LIST_SIZE // 8
 LISTS_AT_ONCE: Final = 16
-OPENED: Final = b"n"
+OPENED: Final = b"{c}n"
 
-SLICED: Final = b"ns"
+SLICED: Final = b"{c}ns"
 SLICES: Final = 16
 """In which a list is given out: were each process at each start given a whole one, a province of
 many processes would soon have more lists than its peers keep (`LISTS_OF_PROVINCE`)."""
@@ -151,7 +152,7 @@ class StatusStore:
     :param writes: its writer.
     """
 
-    def __init__(self, province: str, reads: Connection, writes: BatchWriter) -> None:
+    def __init__(self, province: str, reads: Keyspace, writes: BatchWriter) -> None:
         self._province = province
         self._reads = reads
         self._writes = writes

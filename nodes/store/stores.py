@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import structlog
+
+from nodes.store.address import StoreAddress, parse
 from nodes.store.answers import PeerAnswers
 from nodes.store.appeals import AppealStore
 from nodes.store.attestations import AttestationStore
@@ -12,10 +15,12 @@ from nodes.store.statuses import StatusStore
 
 __all__ = ["Stores"]
 
+log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """One server; reads share a connection, and so do writes."""
+    """Reads share a connection (of a cluster one to each server), and so do writes."""
 
     attestations: AttestationStore
     statuses: StatusStore
@@ -24,16 +29,25 @@ class Stores:
     appeals: AppealStore
 
     @classmethod
-    async def open(cls, url: str, province: str, process: bytes = b"") -> Stores:
+    async def open(
+        cls, url: str, province: str, process: bytes = b"", *, replicas: int = 0
+    ) -> Stores:
         """Connect.
 
-        :param url: `nodes.store.address.StoreAddress.parse` has the forms.
+        :param url: `nodes.store.address.parse` has the forms.
         :param province: the node's own.
         :param process: tells this process from the others on the store, also after a restart.
+        :param replicas: of each server, on whose disks a write is, too, when it is acknowledged.
         :raises InvalidFieldError: the URL (field ``store.url``).
         :raises StoreUnavailableError: no answer, or the server would forget what it was given.
         """
-        attestations = await AttestationStore.open(url, province)
+        if not replicas and not isinstance(parse(url), StoreAddress):
+            log.warning(
+                "store.failover_may_lose",
+                what="a failover may lose what was acknowledged a moment before",
+                remedy="set store.replicas to 1, and give each primary two replicas",
+            )
+        attestations = await AttestationStore.open(url, province, replicas=replicas)
         try:
             changes = await Changes.open(url)
         except BaseException:
@@ -42,7 +56,7 @@ class Stores:
         return cls(
             attestations,
             StatusStore(province, attestations.reads, attestations.writes),
-            PeerAnswers(attestations.reads, process),
+            PeerAnswers(attestations.reads, process, ordered=attestations.reads.ordered),
             changes,
             AppealStore(province, attestations.reads, attestations.writes),
         )

@@ -8,6 +8,10 @@ A change may bear a *note*, for those who follow what changes. The notes of a ba
 of the journal, after all of its changes: nobody hears of what cannot be read yet. A crash between
 the two leaves a change that nobody was told of, and that was not acknowledged: its caller makes it
 again, and a write that finds its change made bears its note all the same.
+
+One server carries all of a batch out in its order. Of a cluster, each server does so by itself, so
+there the journal waits until all of the batch's data is on disk, on each of its servers; one that
+fails fails those writes alone that it had a part in.
 """
 
 from __future__ import annotations
@@ -20,12 +24,12 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from exchange.errors import InternalError, StoreUnavailableError, TongxingError
-from nodes.store.connection import Connection
+from nodes.store.keyspace import Keyspace, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from nodes.store.connection import Command
+    from nodes.store.connection import Command, Place
 
 __all__ = ["BatchWriter", "Change"]
 
@@ -34,15 +38,8 @@ log = structlog.get_logger(__name__)
 BATCH: Final = 512
 """Writes that share one fsync at most: with more, the first would wait for the last."""
 
-FSYNC_MILLISECONDS: Final = 5_000
 REPLY_SECONDS: Final = 10.0
-"""Longer than the fsync may take: so a slow disk and a dead server are told apart."""
-
-MARK: Final[Command] = (b"SET", b"w", b"")
-"""WAITAOF waits for this connection's own writes alone. Where a batch finds what another process
-has just written and changes nothing, this one write puts the wait behind the other's."""
-
-CONFIRM: Final[Command] = (b"WAITAOF", b"1", b"0", b"%d" % FSYNC_MILLISECONDS)
+"""Longer than an fsync may take: so a slow disk and a dead server are told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +48,38 @@ class Change:
 
     :param commands: one or more; the first one's reply is the write's answer.
     :param note: what the journal is to say of it, or b"" for nothing.
+    :param then: what says that they were carried out, and so comes after them all.
     """
 
     commands: tuple[Command, ...]
     note: bytes = b""
+    then: tuple[Command, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class _Write:
-    claim: Command
-    change: Callable[[bytes | None], Change]
-    done: asyncio.Future[Any]
+    """One that waits, or is being carried out."""
+
+    __slots__ = ("change", "claim", "done", "reply", "to_change")
+
+    def __init__(
+        self,
+        claim: Command,
+        to_change: Callable[[bytes | None], Change],
+        done: asyncio.Future[Any],
+    ) -> None:
+        self.claim = claim
+        self.to_change = to_change
+        self.done = done
+        self.change = Change(())
+        self.reply: Any = None
 
     def answer(self, reply: Any) -> None:
         if self.done.done():  # its caller gave up
             return
-        if isinstance(reply, TongxingError):
+        if isinstance(reply, StoreUnavailableError):
+            # One for each caller: `at` changes an error, and a traceback grows.
+            self.done.set_exception(StoreUnavailableError(reply.message, remedy=reply.remedy))
+        elif isinstance(reply, TongxingError):
             self.done.set_exception(reply)
         else:
             self.done.set_result(reply)
@@ -76,10 +89,14 @@ class BatchWriter:
     """The one way to change the store. WAITAOF blocks its connection: reads have another."""
 
     def __init__(
-        self, connection: Connection, journal: Callable[[Sequence[bytes]], Command] | None = None
+        self,
+        keyspace: Keyspace,
+        journal: Callable[[Sequence[bytes]], Command] | None = None,
+        replicas: int = 0,
     ) -> None:
-        self._connection = connection
+        self._keyspace = keyspace
         self._journal = journal
+        self._replicas = replicas
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Write] = deque()
         self._draining: asyncio.Task[None] | None = None
@@ -87,23 +104,28 @@ class BatchWriter:
 
     @classmethod
     async def open(
-        cls, url: str, journal: Callable[[Sequence[bytes]], Command] | None = None
+        cls,
+        url: str,
+        journal: Callable[[Sequence[bytes]], Command] | None = None,
+        *,
+        replicas: int = 0,
     ) -> BatchWriter:
         """Connect.
 
         :param journal: makes the command that writes down a batch's notes, one or more; without
             it nobody is told of changes.
+        :param replicas: of each server, on whose disks a write is, too, when it is answered.
         :raises InvalidFieldError: the URL.
         :raises StoreUnavailableError: no connection.
         """
-        return cls(await Connection.open(url, reply_seconds=REPLY_SECONDS), journal)
+        return cls(await connect(url, reply_seconds=REPLY_SECONDS), journal, replicas)
 
     async def close(self) -> None:
         """Take no more; finish what waits; disconnect."""
         self._closed = True
         if self._draining is not None:
             await asyncio.wait({self._draining})
-        await self._connection.close()
+        await self._keyspace.close()
 
     def submit(
         self, claim: Command, change: Callable[[bytes | None], Change]
@@ -136,7 +158,7 @@ class BatchWriter:
                     await self._carry_out(batch)
                 except StoreUnavailableError as error:
                     for write in batch:
-                        write.answer(_like(error))
+                        write.answer(error)
                 except Exception:
                     log.exception("store.batch_failed")
                     for write in batch:
@@ -146,44 +168,75 @@ class BatchWriter:
 
     async def _carry_out(self, batch: list[_Write]) -> None:
         """Answer every write of the batch, or raise."""
-        claims = await self._connection.pipeline([write.claim for write in batch])
-        changing: list[tuple[_Write, Change]] = []
-        for write, reply in zip(batch, claims, strict=True):
+        changing, behind = await self._claim(batch)
+        commands = [command for write in changing for command in write.change.commands]
+        if not commands:
+            return
+        if self._keyspace.ordered:
+            both = [*commands, *self._last(changing)]
+            replies = await self._keyspace.durable(both, self._replicas, behind)
+            _take(changing, replies)
+            _take_last(changing, replies[len(commands) :])
+        else:
+            _take(changing, await self._keyspace.durable(commands, self._replicas, behind))
+            made = [each for each in changing if not isinstance(each.reply, StoreUnavailableError)]
+            if last := self._last(made):
+                _take_last(made, await self._keyspace.durable(last, self._replicas))
+        for write in changing:
+            write.answer(write.reply)
+
+    async def _claim(self, batch: list[_Write]) -> tuple[list[_Write], list[Place]]:
+        """Send the claims; answer those writes that end with it.
+
+        :return: the others, with their changes, and for each command of these where the claim is.
+        """
+        claims, places = await self._keyspace.trace([write.claim for write in batch])
+        changing: list[_Write] = []
+        behind: list[Place] = []
+        for write, reply, place in zip(batch, claims, places, strict=True):
             try:
                 if isinstance(reply, StoreUnavailableError):
                     raise reply  # the same answer as a change that refuses
-                changing.append((write, write.change(reply)))
+                write.change = write.to_change(reply)
             except TongxingError as error:
                 write.answer(error)
-        if not changing:
-            return
-        commands = [command for _, change in changing for command in change.commands]
-        notes = [change.note for _, change in changing if change.note]
-        noted = (self._journal(notes),) if self._journal is not None and notes else ()
-        replies = await self._connection.pipeline([*commands, *noted, MARK, CONFIRM])
-        if isinstance(replies[-1], StoreUnavailableError):
-            raise replies[-1]
-        if replies[-1][0] < 1:
-            raise StoreUnavailableError(
-                "the store did not confirm in time that the write is on disk",
-                remedy="see whether its disk is slow or full",
-            )
-        untold = _refused(replies[len(commands) : len(commands) + len(noted)])
-        at = 0
-        for write, change in changing:
-            end = at + len(change.commands)
-            # Most have one command, and all are on the way of a publish.
-            reply = replies[at] if end - at == 1 else _refused(replies[at:end]) or replies[at]
-            if untold is not None and change.note:
-                reply = untold
-            write.answer(_like(reply) if isinstance(reply, StoreUnavailableError) else reply)
-            at = end
+            else:
+                changing.append(write)
+                behind += [place] * len(write.change.commands)
+        return changing, behind
+
+    def _last(self, writes: list[_Write]) -> list[Command]:
+        """What comes after the data of all."""
+        last = [command for write in writes for command in write.change.then]
+        notes = [write.change.note for write in writes if write.change.note]
+        if self._journal is not None and notes:
+            last.append(self._journal(notes))
+        return last
+
+
+def _take(writes: Iterable[_Write], replies: Sequence[Any]) -> None:
+    """Give each write the reply to its first command, or the first refusal."""
+    at = 0
+    for write in writes:
+        end = at + len(write.change.commands)
+        # Most have one command, and all are on the way of a publish.
+        write.reply = replies[at] if end - at == 1 else _refused(replies[at:end]) or replies[at]
+        at = end
+
+
+def _take_last(writes: Iterable[_Write], replies: Sequence[Any]) -> None:
+    """Put what was refused of `BatchWriter._last` in the place of the writes' replies."""
+    rest = iter(replies)
+    for write in writes:
+        if write.change.then:
+            refused = _refused([next(rest) for _ in write.change.then])
+            write.reply = refused or write.reply
+    untold = _refused(list(rest))
+    if untold is not None:
+        for write in writes:
+            if write.change.note:
+                write.reply = untold
 
 
 def _refused(replies: Sequence[Any]) -> StoreUnavailableError | None:
     return next((each for each in replies if isinstance(each, StoreUnavailableError)), None)
-
-
-def _like(error: StoreUnavailableError) -> StoreUnavailableError:
-    """One for each caller: `at` changes an error, and a traceback grows."""
-    return StoreUnavailableError(error.message, remedy=error.remedy)

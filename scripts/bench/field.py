@@ -102,6 +102,11 @@ class Field:
         self.__dict__.pop("pids", None)
         self.start(seconds)
 
+    @property
+    def exchange(self) -> TrialExchange:
+        """Its nodes."""
+        return self._exchange
+
     @cached_property
     def pids(self) -> tuple[int, int]:
         """The asked node's process, and its Valkey's."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -254,6 +255,25 @@ def test_the_digest_is_of_what_was_said_and_not_of_when_it_was_signed(world: Any
         {"holder": replace(once.holder, name="李*")},
     ):
         assert attestations.digest(replace(once, **change)) != attestations.digest(once)
+
+
+@given(st.data())
+def test_what_is_signed_and_digested_at_once_is_as_each_alone(
+    world: Any, facts: st.SearchStrategy[Fact], data: st.DataObject
+) -> None:
+    places = st.sampled_from([None, PLACE])
+    said = world.attestation(
+        data.draw(facts), issued_at=world.now, status=data.draw(places), supersedes=world.id()
+    )
+    key = world.keys[SICHUAN]
+    signed, digest = attestations.sign_and_digest(said, key)
+    message = cose.parse(signed, ObjectType.ATTESTATION)
+    assert cose.verify(message, [key.public]) == key.public
+    assert message.payload == attestations.encode(said)
+    claims = cbor.decode_map(message.payload)
+    for own in (5, 6, 65535):  # nbf, iat, status: the province's, not the issuer's
+        claims.pop(own, None)
+    assert digest == hashlib.sha256(cbor.encode(claims)).digest() == attestations.digest(said)
 
 
 def test_the_repr_shows_no_token(world: Any) -> None:

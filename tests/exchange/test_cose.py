@@ -16,7 +16,7 @@ from cwt import COSE, COSEKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchange.cbor import MAX_BYTES, decode_map, encode
+from exchange.cbor import MAX_BYTES, decode_map, encode, encode_items, join
 from exchange.cose import ObjectType, Sign1, parse, sign, verify
 from exchange.errors import (
     BadSignatureError,
@@ -681,6 +681,13 @@ def test_claims_come_back_and_as_cbor2_reads_them(claims: dict[Any, Any]) -> Non
     assert decode_map(written) == claims
     assert cbor2.loads(written) == claims
     assert encode(decode_map(written)) == written
+
+
+@given(claim_sets)
+def test_claims_that_are_joined_are_those_that_are_written_at_once(claims: dict[Any, Any]) -> None:
+    items = encode_items(claims)
+    assert join(list(items.values())) == encode(claims)
+    assert items.keys() == claims.keys()
 
 
 @given(claim_sets)

@@ -342,6 +342,7 @@ metadata = "../trust"
         (("510000", "519999"), "province: no province has this code"),
         (('node = "127.0.0.1:1"', "node = 7443"), "node: "),
         (('node = "127.0.0.1:1"', 'node = "127.0.0.1"'), "node: "),
+        (('node = "127.0.0.1:1"', 'node = "127.0.0.1:1,,127.0.0.1:2"'), "node: "),
         (('certificate = "issuer.pem"', ""), "certificate: field required"),
         (("[trust]", 'colour = "red"\n[trust]'), "colour: extra inputs are not permitted"),
         (("metadata", "metadatum"), "trust.metadata: field required"),
@@ -443,6 +444,16 @@ def test_a_province_that_takes_no_part_is_refused(
     text = (home / "issuer.toml").read_text()
     (home / "issuer.toml").write_text(text.replace(f'"{SICHUAN}"', '"310000"'))
     assert "the trust list holds no such province" in failure(home, capsys)
+
+
+def test_of_several_nodes_one_that_does_not_answer_is_left_out(
+    home: Path, exchange: TrialExchange, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text, address = (home / "issuer.toml").read_text(), exchange.addresses[SICHUAN]
+    (home / "issuer.toml").write_text(text.replace(address, f"127.0.0.1:1, {address}"))
+    arguments = ["attestation", "publish", *options(resident(3)), "-o", "json"]
+    assert run([*arguments, "--client", str(home / "issuer.toml")]) == 0
+    assert json.loads(capfd.readouterr().out)
 
 
 def test_a_node_that_does_not_answer_is_one_line(

@@ -30,9 +30,9 @@ from exchange.trust.trustlist import TrustList
 from exchange.v1 import peer_service_pb2 as pb
 from nodes.call import Call
 from nodes.identity import Identity, Role, issue, make_authority
-from nodes.peers import lookup
+from nodes.peers import links, lookup
 from nodes.peers.breaker import CircuitBreaker
-from nodes.peers.links import LARGEST_ANSWER, MOST_IN_FLIGHT, PeerLinks
+from nodes.peers.links import LARGEST_ANSWER, MOST_IN_FLIGHT, MOST_WAYS, PeerLinks
 from nodes.peers.lookup import (
     KEPT_SECONDS,
     LARGEST_KEPT,
@@ -903,26 +903,71 @@ async def twins(world):
     return first, second, ask
 
 
-async def test_a_late_answer_is_asked_for_at_the_other_address(world, twins):
+async def test_the_addresses_of_a_province_are_called_in_turn(world, twins, monkeypatch):
     first, second, ask = twins
+    monkeypatch.setattr(links, "_REST_SECONDS", 0.0)  # on a slow machine any answer may be late
+    end = asyncio.get_running_loop().time() + 30
+    while min(len(first.asked), len(second.asked)) < 5:
+        assert (await ask()).signed == [b"one"]
+        assert asyncio.get_running_loop().time() < end
+
+
+async def test_a_late_answer_is_asked_for_at_the_other_address(world, twins, monkeypatch):
+    first, second, ask = twins
+    monkeypatch.setattr(links, "_REST_SECONDS", 0.0)
     assert (await ask()).signed == [b"one"]
+    monkeypatch.setattr(links, "_REST_SECONDS", 600.0)
     first.answers = first.never
-    found = await ask()
-    assert (found.signed, found.calls) == ([b"one"], 2)
+    # One of two has its turn at the first; from then on that is left alone for a while.
+    assert [(await ask()).signed for _ in range(2)] == [[b"one"]] * 2
     await until("the late call is cancelled", lambda: first.at_once == 0)
-    # The next goes first to where this one was answered.
-    assert world.links.get(SICHUAN).link.endpoint.target.startswith(f"ipv4:{second.address}")
-    assert (await ask()).signed == [b"one"]
-    assert len(second.asked) == 2
+    asked = len(second.asked)
+    for number in range(1, 5):
+        assert world.links.get(SICHUAN).link.endpoint.target == f"ipv4:{second.address}"
+        assert (await ask()).signed == [b"one"]
+        assert len(second.asked) == asked + number
 
 
-async def test_a_dead_address_is_made_good_by_the_other(world, twins):
+async def test_an_address_that_was_late_is_called_again_after_its_rest(world, twins, monkeypatch):
     first, _, ask = twins
-    assert (await ask()).signed == [b"one"]
+    monkeypatch.setattr(links, "_REST_SECONDS", 0.0)
+    first.answers = first.never
+    for _ in range(2):
+        assert (await ask()).signed == [b"one"]
+    asked, first.answers = len(first.asked), first.honestly
+    end = asyncio.get_running_loop().time() + 30
+    while len(first.asked) == asked:
+        assert (await ask()).signed == [b"one"]
+        assert asyncio.get_running_loop().time() < end
+
+
+async def test_a_dead_address_is_made_good_by_the_other_and_found_again(world, twins):
+    first, second, ask = twins
+    peer = world.links.get(SICHUAN)
+    for _ in range(2):
+        assert (await ask()).signed == [b"one"]
     await first.server.stop(None)
     for _ in range(8):
         assert (await ask()).signed == [b"one"]
-    assert not world.links.get(SICHUAN).circuit_open
+    assert not peer.circuit_open
+    assert peer.link.endpoint.target == f"ipv4:{second.address}"
+    first = await world.open(SICHUAN, int(first.address.rpartition(":")[2]))
+    first.holds = second.holds
+    end = asyncio.get_running_loop().time() + 30
+    while not first.asked:
+        assert (await ask()).signed == [b"one"]
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.02)
+
+
+async def test_another_provinces_node_among_the_addresses_is_never_called(world, twins):
+    first, _, ask = twins
+    impostor = await world.open(SICHUAN, of=HUBEI)
+    trust = world.trust(p510000=(first.address, impostor.address))
+    world.links.follow(trust)
+    for _ in range(8):
+        assert (await ask()).signed == [b"one"]
+    assert impostor.asked == []
 
 
 async def test_where_both_addresses_fail_there_is_no_answer(world, twins):
@@ -954,27 +999,40 @@ async def test_a_peer_is_followed_to_its_addresses_and_away_from_them(world, twi
 @pytest.mark.parametrize(
     ("addresses", "targets"),
     [
-        (("127.0.0.1:1",), ["ipv4:127.0.0.1:1"]),
-        (("node.example:1",), ["dns:///node.example:1"]),
-        (
-            ("a.example:1", "b.example:1", "c.example:1"),
-            ["dns:///a.example:1", "dns:///b.example:1"],
-        ),
-        (
-            ("127.0.0.1:1", "127.0.0.2:1"),
-            ["ipv4:127.0.0.1:1,127.0.0.2:1", "ipv4:127.0.0.2:1,127.0.0.1:1"],
-        ),
-        (("127.0.0.1:1", "b.example:1"), ["dns:///127.0.0.1:1", "dns:///b.example:1"]),
-        (("127.0.0.1:1", "127.0.0.1:1"), ["ipv4:127.0.0.1:1"]),
+        (("127.0.0.1:1",), {"ipv4:127.0.0.1:1"}),
+        (("[::1]:1",), {"ipv6:[::1]:1"}),
+        (("node.example:1",), {"dns:///node.example:1"}),
+        (("127.0.0.1:1", "b.example:1"), {"ipv4:127.0.0.1:1", "dns:///b.example:1"}),
+        (("127.0.0.1:1", "127.0.0.1:1"), {"ipv4:127.0.0.1:1"}),
     ],
 )
-async def test_the_ways_to_a_peer_begin_at_different_addresses(world, addresses, targets):
+async def test_there_is_a_way_to_each_address_of_a_peer(world, addresses, targets):
     trust = world.trust(p510000=addresses)
     await world.links.close()
     world.links._peers.clear()
     world.links.follow(trust)
-    links = world.links.get(SICHUAN).links
-    assert [link.endpoint.target for link in links] == targets
+    ways = world.links.get(SICHUAN).links
+    assert len(ways) == len(targets)
+    assert {way.endpoint.target for way in ways} == targets
+
+
+async def test_a_process_calls_some_of_very_many_addresses_and_all_processes_all(world, tmp_path):
+    addresses = tuple(f"127.0.0.1:{port}" for port in range(1, 9))
+    trust = world.trust(p510000=addresses)
+    called = set()
+    tls = TlsFiles(tmp_path / "node.pem", tmp_path / "node-key.pem")
+    for _ in range(100):
+        process = PeerLinks(HOME, tls)
+        process.follow(trust)
+        peer = process.get(SICHUAN)
+        mine = set()
+        for _ in range(2 * MOST_WAYS):
+            mine.add(peer.link.endpoint.target)
+            peer.answered(0.001)
+        assert len(mine) == MOST_WAYS
+        called |= mine
+        await process.close()
+    assert called == {f"ipv4:{address}" for address in addresses}
 
 
 async def test_nothing_says_whom_was_asked_for(world):

@@ -238,6 +238,8 @@ REFUSED = {
     "a store that is not there": ("STORE__URL=redis://127.0.0.1:{closed}", "store.url"),
     "a store without an append-only file": ("STORE__URL=unix://{forgetful}", "appendonly"),
     "a store of an unknown kind": ("STORE__URL=mysql://127.0.0.1", "store.url"),
+    "sentinels of nothing": ("STORE__URL=redis+sentinel://127.0.0.1", "store.url"),
+    "replicas of the embedded store": ("STORE__REPLICAS=1", "store.replicas"),
     "a port in use": ("LISTEN=127.0.0.1:{taken}", "listen"),
     "a port that is none": ("LISTEN=127.0.0.1:99999", "listen"),
     "a data directory that is a file": ("DATA=node.pem", "data"),
@@ -255,7 +257,6 @@ REFUSED = {
 LEFT_TO_THE_START = {
     "a store that is not there",
     "a store without an append-only file",
-    "a store of an unknown kind",
     "a port in use",
 }
 """What a check does not touch."""

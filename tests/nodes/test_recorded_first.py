@@ -190,7 +190,8 @@ async def test_a_batch_with_receipts_lets_others_have_their_turn():
 
     other = asyncio.create_task(others())
     many = pb.BatchRecognizeRequest(documents=[document()] * 320, purpose=CHECK, receipt=True)
-    answer = await service(Province(), lambda: KEY).batch_recognize(many, CALL)
+    sent = await service(Province(), lambda: KEY).batch_recognize(many, CALL)
+    answer = pb.BatchRecognizeResponse.FromString(sent)
     other.cancel()
     assert all(item.decision.receipt for item in answer.items)
     assert turns >= 20

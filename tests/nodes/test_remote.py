@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import grpc
 import pytest
 
 from exchange.client.connection import UnreachableError
+from exchange.client.link import Link
 from exchange.v1 import peer_service_pb2 as pb
 from nodes.peers.links import Peer
 from nodes.peers.remote import ChannelRemote
@@ -17,9 +15,11 @@ from nodes.trial import free_ports
 SICHUAN = "510000"
 
 
-@dataclass(eq=False)
-class Way:
-    channel: Any
+class Way(Link):
+    """A way without TLS, which is not what is looked at here."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
 
 
 @pytest.fixture

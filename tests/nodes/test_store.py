@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime as dt
 import os
 import resource
@@ -17,7 +18,7 @@ import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from storing import eventually, like
 
@@ -35,7 +36,8 @@ from exchange.keys import Algorithm, PrivateKey
 from exchange.presence import subject_of
 from exchange.subjects import DocumentType
 from nodes.embedded import EmbeddedValkey, _binary
-from nodes.store.address import StoreAddress
+from nodes.store import address
+from nodes.store.address import ClusterAddress, SentinelAddress, StoreAddress
 from nodes.store.attestations import AttestationStore
 from nodes.store.connection import Connection
 from nodes.store.records import Held, NewRecord, Note, Progress, Published, Record, Revocation
@@ -846,8 +848,15 @@ async def test_what_is_no_store_is_refused(tmp_path):
         "",
         "localhost:6379",
         "http://localhost",
-        "redis+sentinel://a:1,b:2/main",
-        "redis+cluster://a:1",
+        "redis+sentinel://a:1,b:2",
+        "redis+sentinel://a:1,b:x/main",
+        "redis+sentinel://a:1/main?sentinel_username=u",
+        "redis+cluster://a:1/3",
+        "redis+cluster://a:1?db=3",
+        "redis+cluster://[::1,b:2",
+        "unix+cluster:///a",
+        "redis+other://a:1",
+        "redis://a:1,b:2",
         "unix://",
         "unix:///",
         "unix://relative/path",
@@ -870,21 +879,42 @@ async def test_a_wrong_url_is_refused(url):
     assert refused.value.remedy
 
 
-@given(st.text() | st.from_regex(r"(unix|rediss?)://[^/]{0,9}[:@/?].*", fullmatch=True))
+KINDS = r"(unix|rediss?(\+(cluster|sentinel))?)"
+
+
+@settings(deadline=None)  # a TLS context reads a hundred certificates
+@given(st.text() | st.from_regex(KINDS + r"://[^/]{0,9}[:@/?,].*", fullmatch=True))
 def test_any_text_is_an_address_or_a_named_error(url):
     try:
-        StoreAddress.parse(url)
+        address.parse(url)
     except InvalidFieldError as refused:
         assert refused.field == "store.url"  # noqa: PT017  # either outcome is right
 
 
 def test_a_url_is_taken_apart():
-    address = StoreAddress.parse("redis://us%40er:p%2Fw@[::1]:7000/3")
-    assert (address.host, address.port, address.database) == ("::1", 7000, 3)
-    assert (address.username, address.password) == ("us@er", "p/w")
-    assert "p/w" not in repr(address) + str(address)
+    full = StoreAddress.parse("redis://us%40er:p%2Fw@[::1]:7000/3")
+    assert (full.host, full.port, full.database) == ("::1", 7000, 3)
+    assert (full.username, full.password) == ("us@er", "p/w")
+    assert "p/w" not in repr(full) + str(full)
     assert StoreAddress.parse("unix:///a%20b?db=2") == StoreAddress(path="/a b", database=2)
     assert StoreAddress.parse("redis://h") == StoreAddress(host="h", port=6379)
+
+
+def test_the_url_of_many_servers_is_taken_apart():
+    one = StoreAddress(host="a", port=7000, username="u", password="p,@")
+    cluster = address.parse("redis+cluster://u:p%2C%40@a:7000,[::1]:7001,b")
+    seeds = (one, dataclasses.replace(one, host="::1", port=7001))
+    assert cluster == ClusterAddress((*seeds, dataclasses.replace(one, host="b", port=6379)))
+    watched = address.parse("redis+sentinel://u:p@a,b:2/main?db=3&sentinel_password=s")
+    sentinels = tuple(
+        StoreAddress(host=h, port=p, password="s") for h, p in [("a", 26379), ("b", 2)]
+    )
+    primary = StoreAddress(host="localhost", database=3, username="u", password="p")
+    assert watched == SentinelAddress(sentinels, "main", primary)
+    with pytest.raises(InvalidFieldError) as refused:
+        StoreAddress.parse("redis+cluster://u:secret@a")
+    assert "secret" not in str(refused.value)
+    assert address.parse("rediss+cluster://a").seeds[0].tls is not None
 
 
 @pytest.mark.parametrize("url", ["unix:///nonexistent.sock", "redis://127.0.0.1:1"])

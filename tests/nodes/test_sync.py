@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import time
 import tracemalloc
 from datetime import UTC, datetime, timedelta
@@ -1069,7 +1070,7 @@ async def served():
     options = [("grpc.max_receive_message_length", 16 << 20)]
     node.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options)
     link = SimpleNamespace(channel=node.channel)
-    peer = SimpleNamespace(link=link, links=(link,), prefer=lambda _: None, circuit_open=False)
+    peer = SimpleNamespace(link=link, links=(link,), circuit_open=False)
     node.peer = peer
     node.links = SimpleNamespace(get={SICHUAN: peer}.get)
     yield node
@@ -1173,3 +1174,18 @@ async def test_status_lists_come_in_their_order_and_one_may_fail_alone(served):
     served.peer.circuit_open = True
     with pytest.raises(UnreachableError):
         await remotes.status_lists(SICHUAN, ["a"], Call(None, "r"))
+
+
+async def test_status_lists_are_asked_for_at_the_other_address_where_one_does_not_serve(served):
+    item = lists_pb.StatusListItem(signed=b"one")
+    served.lists = lists_pb.BatchGetStatusListsResponse(items=[item]).SerializeToString()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        async with grpc.aio.insecure_channel(address) as dead:
+            served.peer.links = (SimpleNamespace(channel=dead), *served.peer.links)
+            remotes = Remotes(served.links, 5.0)
+            assert await remotes.status_lists(SICHUAN, ["a"], Call(None, "r")) == [b"one"]
+            served.peer.links = served.peer.links[:1]
+            with pytest.raises(UnreachableError):
+                await remotes.status_lists(SICHUAN, ["a"], Call(None, "r"))
