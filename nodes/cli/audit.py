@@ -124,7 +124,7 @@ def list_(
     列出访问记录；本次查询亦记录在案。
     """
     begins, ends = _time(start, "--from"), _time(end, "--before")
-    client.load(client_file)  # before standard input is waited for
+    config = client.load(client_file)  # before standard input is waited for
     document = None
     if document_number is not None:
         document = prompts.document(document_type, document_number)
@@ -155,6 +155,12 @@ def list_(
             error.field, error.remedy = "--document-number", "give it, or - for standard input"
         error.field = _OPTIONS.get(error.field, error.field)
         raise
+    addresses = client.trust_list(config.trust).profile(config.province).addresses
+    if len(addresses) > 1:
+        output.print_line(
+            f"仅含经 {config.node} 的访问 these went through {config.node}; other nodes of the "
+            f"province have logs of their own, ask each: {', '.join(addresses)}"
+        )
     if form is Form.JSON:
         output.print_json({"accesses": [output.to_json(each) for each in found]})
         return

@@ -110,8 +110,10 @@ class Answers(Protocol):
     async def cursor(self, province: str) -> bytes | None:
         """Where to continue; from then on what is kept counts."""
 
-    async def begin(self, province: str, cursor: bytes, revoked: Mapping[int, bytes]) -> None:
-        """Begin anew: what is kept counts no more, nor any revoked place but these."""
+    async def begin(
+        self, province: str, cursor: bytes, revoked: Mapping[int, bytes], *, only: bool = False
+    ) -> None:
+        """Begin anew: what is kept counts no more; nor, if ``only``, any place but these."""
 
     async def forget(
         self,
@@ -196,6 +198,8 @@ class PeerSync:
         self._recent = RecentChanges()
 
         self._whole = False
+        self._overflowed = False
+        """Whether lists were forgotten, of which the peer named too many."""
         self._doubted = False
         self._heartbeat = 5.0
         self._healthy_since: float | None = None
@@ -319,8 +323,9 @@ class PeerSync:
         if stored is None or self._whole or store_of(at_hand) != store_of(stored):
             self._whole = True
             self._recent.begin()
-            await self._answers.begin(self.province, at_hand, self._revoked.lists())
-            self._whole, stored = False, at_hand
+            lists = self._revoked.lists()
+            await self._answers.begin(self.province, at_hand, lists, only=self._overflowed)
+            self._whole, self._overflowed, stored = False, False, at_hand
         self._stored = min(stored, at_hand)
         return self._stored
 
@@ -416,7 +421,7 @@ class PeerSync:
                 revoked = RevokedPlaces()
                 made = await read_filter(header, parts, revoked.merge, self._patience)
                 if self._revoked.take(revoked):
-                    self._whole = True  # so that the store forgets them too
+                    self._whole = self._overflowed = True  # so that the store forgets them too
                 return _Presence(header, made)
         except TimeoutError:
             raise SilentError(f"its state took longer than {PRESENCE_SECONDS:g} s") from None

@@ -148,13 +148,16 @@ class PeerAnswers:
             raise _lost()
         await self._set(province, cursor + generation)
 
-    async def begin(self, province: str, cursor: bytes, revoked: Mapping[int, bytes]) -> None:
+    async def begin(
+        self, province: str, cursor: bytes, revoked: Mapping[int, bytes], *, only: bool = False
+    ) -> None:
         """Begin anew with a peer: all that it answered before counts no more.
 
         :param cursor: 32 bytes: where to continue.
         :param revoked: for a list's number its bits, added to those at hand. Other lists stay,
             of which another process may have heard since; but are forgotten where there would be
             too many.
+        :param only: forget them in any case: the peer named too many before.
         :raises InvalidFieldError: one of them has not its shape; nothing is changed.
         :raises StoreUnavailableError: begin again.
         """
@@ -164,7 +167,7 @@ class PeerAnswers:
         self._known().pop(field, None)
         lives = self._connection.lives
         lists = {int(each) for each in await self._connection.execute(*listed(province))}
-        too_many = len(lists | revoked.keys()) > LISTS_OF_PROVINCE
+        too_many = only or len(lists | revoked.keys()) > LISTS_OF_PROVINCE
         others = sorted(lists - revoked.keys()) if too_many else []
         for at in range(0, len(others), AT_ONCE):
             await self._connection.ask(drop(province, others[at : at + AT_ONCE]))

@@ -218,6 +218,8 @@ async def test_lists_that_a_begin_does_not_name_are_forgotten_where_there_are_to
     assert {number: bits[0] for number, bits in loaded.items()} == {7: 7, 1201: 1}
     assert len(await raw.execute(b"KEYS", b"b:{440000}:*")) == 2
     assert len(await statuses.load(SHANGHAI)) == 1200
+    await answers.begin(SHANGHAI, cursor(2), {7: b"\x02"}, only=True)
+    assert list(await statuses.load(SHANGHAI)) == [7]
 
 
 # Several processes on one store
