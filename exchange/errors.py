@@ -52,7 +52,7 @@ class TongxingError(Exception):
 
     reason: ClassVar[str] = "INTERNAL"
     zh: ClassVar[str] = "内部错误"
-    retry_after: ClassVar[float | None] = None
+    retry_after: float | None = None
     """Seconds after which the same call may be tried again; None where that would not help."""
 
     def __init__(self, message: str, *, field: str = "", remedy: str = "") -> None:

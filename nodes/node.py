@@ -235,6 +235,7 @@ async def running(
             clock=clock,
             connection_seconds=config.connections.age_seconds,
             connection_grace_seconds=config.connections.grace_seconds,
+            target_seconds=config.overload.target_ms / 1000,
             services=[
                 AttestationService(
                     store=store,

@@ -24,6 +24,7 @@ from google.rpc import error_details_pb2
 
 from exchange.client.pair import Pair
 from nodes.doors.calls import LARGEST_REQUEST
+from nodes.doors.envoyshares import replies
 
 if TYPE_CHECKING:
     from nodes.config import NodeConfig
@@ -129,6 +130,7 @@ def _bootstrap(
             "connection_keepalive": {"interval": "60s", "timeout": "20s"},
         },
         "route_config": {"virtual_hosts": [{"name": "node", "domains": ["*"]}]},
+        "local_reply_config": replies(),
         "http_filters": filters,
     }
     secrets = {
@@ -158,7 +160,8 @@ def _bootstrap(
                 {
                     "name": "door",
                     "static_layer": {"overload": {"premature_reset_total_stream_count": _NEVER}},
-                }
+                },
+                {"name": "told", "admin_layer": {}},
             ]
         },
         "overload_manager": {

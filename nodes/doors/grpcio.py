@@ -29,6 +29,7 @@ from nodes.doors.calls import (
     refusal,
     request_id,
 )
+from nodes.doors.shares import TARGET_SECONDS, Shares
 from nodes.tlsfiles import TlsFiles
 
 __all__ = ["GrpcioDoor"]
@@ -49,6 +50,7 @@ class GrpcioDoor:
     :param connection_seconds: how long a connection lives, give or take a tenth: an authority that
         is withdrawn ends no connection by itself.
     :param connection_grace_seconds: how long calls under way then have.
+    :param target_seconds: as of `Shares`.
     """
 
     def __init__(
@@ -61,14 +63,17 @@ class GrpcioDoor:
         clock: Callable[[], datetime],
         connection_seconds: float = 30 * 60,
         connection_grace_seconds: float = 60,
+        target_seconds: float = TARGET_SECONDS,
     ) -> None:
         self._listen = listen
         self._tls = tls
         tls.on_change(self._renew)
-        self._reception = Reception(province, services, clock)
+        self.shares = Shares(target_seconds)
+        self._reception = Reception(province, services, clock, self.shares)
         self._roots = b""
         self._credentials: Any = None
         self._handed_over: Any = None
+        self._sharing: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
             options=[
                 # Two nodes on one port would each get half of the calls.
@@ -132,12 +137,15 @@ class GrpcioDoor:
                 f"cannot listen on {self._listen}", field="listen", remedy="is the port in use?"
             )
         await self._server.start()
+        self._sharing = asyncio.create_task(self.shares.watch())
         return port
 
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""
         self._reception.health.drain()
         await self._server.stop(grace)
+        if self._sharing:
+            self._sharing.cancel()
 
 
 class _Wrapped:
@@ -175,7 +183,7 @@ class _Wrapped:
             called_as = _request_id(context)
             try:
                 call = self._admit(context, called_as)
-                with shares.hold(call.caller.role):
+                with shares.hold(call.caller):
                     answer = await serve(read(data), call)
                 return answer if type(answer) is bytes else answer.SerializeToString()
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status

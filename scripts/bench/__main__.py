@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scripts.bench import bare, country, growth, latency, lookup, presence, served, trust
+from scripts.bench import bare, country, growth, latency, lookup, overload, presence, served, trust
 from scripts.bench.field import HOME, Field
 from scripts.bench.load import Load
 from scripts.bench.measure import Figure
@@ -20,7 +20,7 @@ from scripts.bench.peers import VENV
 _ALONE = (HOME,)
 _THREE = ("440000", HOME, "310000")
 """The first is asked, the second has the evidence, the third has none."""
-_LONG = {"latency", "growth-store", "growth-batch", "growth-provinces"}
+_LONG = {"latency", "overload", "growth-store", "growth-batch", "growth-provinces"}
 """Run only where they are named."""
 
 
@@ -60,6 +60,7 @@ class Bench:
             "presence": lambda case: presence.presence(case, self._directory()),
             "exchange": lambda case: country.country(case, self._directory()),
             "latency": lambda case: latency.latency(case, self._field(_ALONE), rounds, seconds),
+            "overload": lambda case: overload.overload(case, self._field(_ALONE), seconds),
             "growth-store": lambda case: growth.stores(
                 case, self._directory(), self._load(), rounds, seconds
             ),
