@@ -52,6 +52,7 @@ from nodes.doors.envoyfiles import (
 )
 from nodes.doors.envoyshares import shares, told
 from nodes.doors.shares import TARGET_SECONDS, Shares
+from nodes.doors.standard import HealthService, ReflectionService
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
 from nodes.tlsfiles import TlsFiles
 
@@ -597,15 +598,13 @@ def become(
     (manager,) = listener["filter_chains"][0]["filters"]
     streams = [
         f"/{service.full_name}/{method.name}"
-        for service in contract
+        for service in (*contract, HealthService.descriptor, ReflectionService.descriptor)
         for method in service.methods
         if method.client_streaming or method.server_streaming
     ]
-    filters = [
-        *translators(contract),
-        shares(config.province, streams),
-        *manager["typed_config"]["http_filters"],
-    ]
+    spoken, *translating = translators(contract)
+    hosting = manager["typed_config"]["http_filters"]
+    filters = [spoken, shares(config.province, streams), *translating, *hosting]
     write_bootstrap(config, address, port, filters)
     numbers = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # nohup
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)

@@ -217,7 +217,8 @@ def translators(contract: Iterable[ServiceDescriptor]) -> Iterator[dict[str, Any
     """What makes gRPC of gRPC-Web, and of JSON that is posted to a method's path.
 
     A page of somebody else's can make a browser post a form or plain text with the certificate
-    that is installed there, and nothing else: so what comes must say that it is gRPC or JSON.
+    that is installed there, and nothing else: so what comes must say that it is gRPC or JSON. The
+    first filter sees to that.
     """
     spoken = [
         {"header": {"name": "content-type", "string_match": {"prefix": each}}}

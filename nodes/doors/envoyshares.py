@@ -8,13 +8,17 @@ long calls take; here it is told.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 from typing import Any, Final
+
+from google.protobuf.json_format import MessageToJson
+from google.rpc import status_pb2
 
 from exchange.provinces import PROVINCES, trust_domain
 from nodes.doors.calls import refusals
 from nodes.doors.shares import MOST
-from nodes.doors.wire import trailers
+from nodes.doors.wire import frame, trailers
 from nodes.identity import Role
 
 __all__ = ["replies", "shares", "told"]
@@ -55,7 +59,7 @@ def shares(province: str, streams: Iterable[str]) -> dict[str, Any]:
     by_path = {
         "matcher_tree": {
             "input": path,
-            "exact_match_map": {"map": dict.fromkeys(("/", *streams), skip)},  # one at least
+            "exact_match_map": {"map": dict.fromkeys(streams, skip)},
         },
         "on_no_match": {"matcher": by_caller},
     }
@@ -120,38 +124,72 @@ def told(each: int) -> str:
 
 
 def replies() -> dict[str, Any]:
-    """How Envoy says it: as Python does, with one delay or another, by chance."""
+    """How Envoy says it to whoever speaks gRPC, gRPC-Web or JSON: as Python does.
+
+    Which of the delays a refusal names is left to chance.
+    """
     said = refusals()
-    mappers = []
-    for left, status in zip(range(len(said), 0, -1), said, strict=True):
-        headers = dict(trailers(status.code, status.message, status.SerializeToString()))
-        refused = {"op": "EQ", "value": {"default_value": _REFUSED, "runtime_key": "door.refused"}}
-        chance = {"numerator": 1_000_000 // left, "denominator": "MILLION"}
-        mappers.append(
-            {
-                "filter": {
-                    "and_filter": {
-                        "filters": [
-                            {"status_code_filter": {"comparison": refused}},
-                            {
-                                "runtime_filter": {
-                                    "runtime_key": "door.chance",
-                                    "percent_sampled": chance,
-                                    "use_independent_randomness": True,
-                                }
-                            },
-                        ]
-                    }
-                },
-                "body": {"inline_string": status.message},
-                "headers_to_add": [
-                    {
-                        "header": {"key": name.decode(), "value": value.decode()},
-                        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-                    }
-                    for name, value in headers.items()
-                    if name != b"grpc-message"  # from the body
-                ],
-            }
-        )
-    return {"mappers": mappers}
+    left = range(len(said), 0, -1)
+    return {
+        "mappers": [
+            {"filter": _when(spoken, 1 / rest), **reply(status)}
+            for spoken, reply in _REPLIES.items()
+            for rest, status in zip(left, said, strict=True)
+        ]
+    }
+
+
+def _when(spoken: str, part: float) -> dict[str, Any]:
+    """To such a part of those calls that Envoy refuses of a content type."""
+    refused = {"op": "EQ", "value": {"default_value": _REFUSED, "runtime_key": "door.refused"}}
+    content = {"name": "content-type", "string_match": {"prefix": spoken}}
+    chance = {
+        "runtime_key": "door.chance",
+        "percent_sampled": {"numerator": round(part * 1_000_000), "denominator": "MILLION"},
+        "use_independent_randomness": True,
+    }
+    filters = [
+        {"status_code_filter": {"comparison": refused}},
+        {"header_filter": {"header": content}},
+        {"runtime_filter": chance},
+    ]
+    return {"and_filter": {"filters": filters}}
+
+
+def _grpc(status: status_pb2.Status) -> dict[str, Any]:
+    headers = [
+        {
+            "header": {"key": name.decode(), "value": value.decode()},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        }
+        for name, value in _ended(status)
+        if name != b"grpc-message"  # Envoy makes it of the body
+    ]
+    return {"headers_to_add": headers, "body": {"inline_string": status.message}}
+
+
+def _grpc_web(status: status_pb2.Status) -> dict[str, Any]:
+    lines = b"".join(name + b":" + value + b"\r\n" for name, value in _ended(status))
+    body = b"\x80" + frame(lines)[1:]
+    return {"status_code": 200, **_body("application/grpc-web+proto", body)}
+
+
+def _json(status: status_pb2.Status) -> dict[str, Any]:
+    return _body("application/json", MessageToJson(status, indent=None).encode())
+
+
+def _ended(status: status_pb2.Status) -> Iterable[tuple[bytes, bytes]]:
+    return trailers(status.code, status.message, status.SerializeToString())
+
+
+def _body(content: str, body: bytes) -> dict[str, Any]:
+    text = {"inline_bytes": base64.b64encode(body.replace(b"%", b"%%")).decode()}
+    return {"body_format_override": {"text_format_source": text, "content_type": content}}
+
+
+_REPLIES: Final = {
+    "application/grpc-web": _grpc_web,
+    "application/grpc": _grpc,
+    "application/json": _json,
+}
+"""By the beginning of a request's content type."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import gzip
 import hashlib
-import http.client
 import itertools
 import json
 import os
 import re
 import signal
 import socket
-import ssl
 import stat
 import subprocess
 import sys
@@ -25,6 +22,7 @@ from urllib.parse import quote
 
 import grpc
 import pytest
+from doors import asked, posted
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from hypothesis import given, strategies
 
@@ -129,33 +127,6 @@ async def test_callers_who_give_up_in_a_crowd_cut_nobody_off(exchange):
                 call.cancel()
             given_up, now = await counted(exchange)
             assert now == ended
-
-
-def posted(exchange, who, path, data, content="application/json", *more, province=SICHUAN):
-    """What an HTTP client without gRPC is answered: the status, and the JSON or the text.
-
-    :param more: headers beside the content type.
-    """
-    home = exchange.directory / province
-    context = ssl.create_default_context(cafile=home / "authority.pem")
-    context.load_cert_chain(home / f"{who}.pem", home / f"{who}-key.pem")
-    context.check_hostname = False  # by its address; the certificate's name is the node's
-    host, port = exchange.addresses[province].split(":")
-    connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=10)
-    with contextlib.closing(connection):
-        connection.putrequest("POST", path)
-        for name, value in (("Content-Type", content), ("Content-Length", len(data)), *more):
-            connection.putheader(name, value)
-        connection.endheaders(data.encode())
-        answer = connection.getresponse()
-        text = answer.read().decode()
-    spoken = answer.headers["content-type"] == "application/json"
-    return answer.status, json.loads(text) if spoken else text
-
-
-def asked(document):
-    number = {"type": "DOCUMENT_TYPE_RESIDENT_ID", "number": document.number}
-    return json.dumps({"document": number, "purpose": "PURPOSE_ENTRY_CHECK"})
 
 
 @pytest.fixture

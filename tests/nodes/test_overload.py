@@ -1,0 +1,194 @@
+"""A crowd at the doors: it is refused in the contract's words, and nobody else for its sake."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import re
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import pytest
+from doors import asked, posted
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from waiting import until
+
+from exchange.client import Client
+from exchange.subjects import Document, DocumentType
+from exchange.v1 import peer_service_pb2, recognition_service_pb2
+from nodes.doors.shares import MOST
+from nodes.identity import Authority, Identity, Role, issue
+
+SICHUAN = "510000"
+RECOGNIZE = "/tongxing.v1.RecognitionService/Recognize"
+FETCH = "/tongxing.v1.PeerService/FetchAttestations"
+LIST_KEYS = "/tongxing.v1.KeyService/ListKeys"
+OVERLOADED = ("RESOURCE_EXHAUSTED", "OVERLOADED", "")
+
+
+async def call(client, path, request=b""):
+    return await client._channel.unary_unary(path)(request, timeout=30)
+
+
+async def refused(client, path, request=b""):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(client, path, request)
+    return caught.value
+
+
+async def answered(client, path, request=b""):
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await call(client, path, request)
+        return True
+    return False
+
+
+def status_of(error):
+    found = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    return status_pb2.Status.FromString(found)
+
+
+def delay(error):
+    """Seconds after which a refused caller may come back."""
+    retry = error_details_pb2.RetryInfo()
+    assert any(each.Unpack(retry) for each in status_of(error).details)
+    return retry.retry_delay.ToTimedelta().total_seconds()
+
+
+@pytest.fixture
+async def another_app(exchange, tmp_path):
+    """A client of Sichuan's node that is another app than the trial's."""
+    home = exchange.directory / SICHUAN
+    pem = [(home / name).read_bytes() for name in ("authority.pem", "authority-key.pem")]
+    identity = Identity(SICHUAN, Role.APP, "another")
+    lifetime = timedelta(hours=1)
+    pair = issue(Authority(*pem), identity, now=datetime.now(UTC), lifetime=lifetime)
+    files = [tmp_path / "certificate.pem", tmp_path / "key.pem"]
+    for file, data in zip(files, pair, strict=True):
+        file.touch(0o600)
+        file.write_bytes(data)
+    return Client.from_files(
+        exchange.addresses[SICHUAN],
+        province=SICHUAN,
+        certificate=files[0],
+        key=files[1],
+        trust=exchange.trust(),
+    )
+
+
+# --- Envoy, before Python hears of it ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exchange(behind):
+    return behind("envoy")
+
+
+@pytest.fixture
+def recognition(people):
+    return recognition_service_pb2.RecognizeRequest(
+        document=people.document(), purpose="PURPOSE_ENTRY_CHECK"
+    ).SerializeToString()
+
+
+@pytest.fixture
+def fetch(exchange, people, epoch_key):
+    document = Document(DocumentType.RESIDENT_ID, people.document().number)
+    token = document.token(epoch_key(exchange))
+    return peer_service_pb2.FetchAttestationsRequest(
+        subject_tokens=[token], purpose="PURPOSE_ENTRY_CHECK"
+    ).SerializeToString()
+
+
+async def shed(exchange):
+    """How many calls Envoy itself has refused."""
+    (admin,) = (exchange.directory / SICHUAN / "data" / "envoy").glob("*/admin")
+    reader, writer = await asyncio.open_unix_connection(admin)
+    writer.write(b"GET /stats?filter=rq_blocked HTTP/1.1\r\nhost: d\r\nconnection: close\r\n\r\n")
+    said = (await reader.read()).decode()
+    writer.close()
+    return int(re.search(r"rq_blocked: (\d+)", said)[1])
+
+
+@contextlib.asynccontextmanager
+async def crowd(exchange, who, path, *, of=""):
+    """Somebody takes all places with calls that send nothing; the client, for one call more."""
+
+    async def nothing():
+        await asyncio.Event().wait()
+        yield b""
+
+    async with exchange.client(SICHUAN, who, of=of) as client:
+        held = [client._channel.stream_unary(path)(nothing()) for _ in range(MOST + 1)]
+        try:
+            await until("all places are taken", lambda: any(each.done() for each in held))
+            yield client
+        finally:
+            for each in held:
+                each.cancel()
+
+
+async def test_a_crowd_of_one_app_is_refused_by_envoy_and_nobody_else_is(
+    exchange, another_app, people, recognition, fetch, refusal
+):
+    before = await shed(exchange)
+    async with crowd(exchange, "app", RECOGNIZE) as app:
+        errors = [await refused(app, RECOGNIZE, recognition) for _ in range(20)]
+        assert {refusal(error) for error in errors} == {OVERLOADED}
+        assert await shed(exchange) >= before + 20
+        async with exchange.client(SICHUAN, "admin") as admin:
+            await call(admin, LIST_KEYS)
+        async with exchange.client(SICHUAN, "node", of="440000") as peer:
+            await call(peer, FETCH, fetch)
+        async with exchange.client(SICHUAN, "issuer") as issuer:
+            await issuer.publish(people.tested())
+        async with another_app:
+            await call(another_app, RECOGNIZE, recognition)
+    async with exchange.client(SICHUAN, "app") as app:
+        await until("the crowd has gone", lambda: answered(app, RECOGNIZE, recognition))
+
+
+async def test_a_province_that_floods_is_refused_by_envoy_and_no_other_is(exchange, fetch, refusal):
+    async with crowd(exchange, "node", FETCH, of="440000") as flooding:
+        assert refusal(await refused(flooding, FETCH, fetch)) == OVERLOADED
+        async with exchange.client(SICHUAN, "node", of="310000") as other:
+            await call(other, FETCH, fetch)
+    async with exchange.client(SICHUAN, "node", of="440000") as peer:
+        await until("the flood is over", lambda: answered(peer, FETCH, fetch))
+
+
+async def test_envoy_refuses_in_the_words_of_python(exchange, recognition, error_info):
+    async with crowd(exchange, "app", RECOGNIZE) as app:
+        errors = [await refused(app, RECOGNIZE, recognition) for _ in range(40)]
+        delays = {delay(error) for error in errors}
+        for error in errors:
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert error.details() == status_of(error).message
+            assert error_info(error).metadata["remedy"] in error.details()
+    assert len(delays) > 2  # they do not all come back at once
+    assert all(0.5 <= each < 2.5 for each in delays)
+
+
+async def test_envoy_refuses_json_in_json(exchange, people):
+    async with crowd(exchange, "app", RECOGNIZE):
+        status, answer = await asyncio.to_thread(
+            posted, exchange, "app", RECOGNIZE, asked(people.document())
+        )
+    assert (status, answer["code"]) == (429, code_pb2.RESOURCE_EXHAUSTED)
+    told = {each["@type"].rpartition(".")[2]: each for each in answer["details"]}
+    assert told["ErrorInfo"]["reason"] == "OVERLOADED"
+    assert told["RetryInfo"]["retryDelay"]
+
+
+async def test_envoy_refuses_grpc_web_in_its_own_form(exchange, refusal):
+    content = "application/grpc-web+proto"
+    async with crowd(exchange, "app", RECOGNIZE):
+        status, text = await asyncio.to_thread(
+            posted, exchange, "app", RECOGNIZE, "\0" * 5, content
+        )
+    assert status == 200
+    trailers = dict(line.split(":", 1) for line in text[5:].splitlines())
+    assert trailers["grpc-status"] == str(code_pb2.RESOURCE_EXHAUSTED)
+    details = base64.b64decode(trailers["grpc-status-details-bin"] + "==")
+    assert refusal(status_pb2.Status.FromString(details)) == OVERLOADED
