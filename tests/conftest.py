@@ -33,6 +33,8 @@ from nodes.trial import TrialExchange
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # no two take the same port at one time
     trial.PORTS = trial.PORTS[int(worker.removeprefix("gw")) :: 8]
 
+os.environ["TONGXING_OVERLOAD__TARGET_MS"] = "1000"  # a busy machine is no crowd
+
 os.environ.pop("COLUMNS", None)  # xdist sets it, and what is printed would be as narrow
 
 TRAVELLERS = Path(__file__).parents[1] / "scripts" / "travellers.py"

@@ -34,6 +34,7 @@ from nodes.tlsfiles import TlsFiles
 
 __all__ = ["GrpcioDoor"]
 
+_PENDING = 64
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class GrpcioDoor:
                 # Two nodes on one port would each get half of the calls.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", LARGEST_REQUEST),
+                ("grpc.server.max_pending_requests", _PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", 4 * _PENDING),
                 ("grpc.max_connection_age_ms", int(connection_seconds * 1000)),
                 ("grpc.max_connection_age_grace_ms", int(connection_grace_seconds * 1000)),
                 ("grpc.keepalive_time_ms", 60_000),

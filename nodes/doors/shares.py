@@ -2,9 +2,9 @@
 
 What is beyond it is refused at once and cheaply: a node that takes all that comes works on calls
 that nobody waits for any more, and answers none in time. Each caller has as many places as every
-other, so that who floods takes its own alone; how many, follows how long calls wait for their turn.
-That is measured in the event loop and not by how long calls take: where another province answers
-slowly they take long too, and there is room for more of them.
+other, so that who floods takes its own alone. How many, follows how long calls take: the shortest
+of some time, since where all of them take long they wait for each other (as in CoDel, RFC 8289),
+and where some do they wait for another province, which others need not feel.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ from nodes.identity import Identity, Role
 __all__ = ["LEAST", "MESSAGE", "MOST", "REMEDY", "TARGET_SECONDS", "Shares"]
 
 MOST: Final = 256
-"""Calls that a caller may have at once where nothing waits."""
-LEAST: Final = 4
-"""The same, however long calls wait."""
+"""Calls that a caller may have at once where none waits."""
+LEAST: Final = 32
+"""The same, however long they wait."""
 TARGET_SECONDS: Final = 0.02
 MESSAGE: Final = "the node has as many calls of this caller under way as it takes at once"
 REMEDY: Final = "wait until one of them has ended"
 
-_LOOK_SECONDS: Final = 0.05
-_TURNS: Final = 4
-"""Of the event loop: as many as a call takes that waits for nobody else."""
+_LOOK_SECONDS: Final = 0.1
 
 
 class Shares:
@@ -39,7 +37,7 @@ class Shares:
 
     A province's nodes are one caller, and so is each app and each issuer. Admins are never refused.
 
-    :param target_seconds: what a call may take that waits for nobody else.
+    :param target_seconds: what the shortest calls may take.
     """
 
     def __init__(self, target_seconds: float = TARGET_SECONDS) -> None:
@@ -48,61 +46,68 @@ class Shares:
         self.refused: Counter[Role] = Counter()
         """Calls, since the start."""
         self._target = target_seconds
-        self._held: dict[Hashable, _Places] = {}
+        self._shortest = math.inf
+        self._held: Counter[Hashable] = Counter()
 
-    def hold(self, caller: Identity) -> _Places:
+    def hold(self, caller: Identity) -> _Place:
         """Hold a place for as long as the context lasts.
 
         :raises OverloadedError: the caller has all that it may have.
         """
         who: Hashable = caller.province if caller.role is Role.NODE else caller
-        places = self._held.get(who)
-        if places is None:
-            places = self._held[who] = _Places(self._held, who)
-        if places.taken >= self.each and caller.role is not Role.ADMIN:
+        if self._held[who] >= self.each and caller.role is not Role.ADMIN:
             self.refused[caller.role] += 1
             raise OverloadedError(MESSAGE, remedy=REMEDY)
-        return places
+        return _Place(self, who)
 
-    def follow(self, took: float) -> None:
-        """Adapt how many places there are, a little more at once than calls need.
+    def take(self, who: Hashable) -> None:
+        """Count a call that begins."""
+        self._held[who] += 1
 
-        :param took: seconds that a call takes now that waits for nobody else.
-        """
-        part = min(1.0, max(0.5, self._target / max(took, 1e-6)))
+    def give_back(self, who: Hashable, took: float) -> None:
+        """Count a call that ended after so many seconds; nothing is kept of who has none."""
+        self._held[who] -= 1
+        if not self._held[who]:
+            del self._held[who]
+        self._shortest = min(self._shortest, took)
+
+    def adapt(self) -> None:
+        """Take fewer calls at once if all took long since the last time, and else some more."""
+        shortest, self._shortest = self._shortest, math.inf
+        if shortest == math.inf:
+            if self._held:  # none has ended
+                return
+            shortest = 0.0
+        part = max(0.5, self._target / shortest) if shortest > self._target else 1.0
+        # Some more than calls need: whether they come is not known before.
         self.each = int(min(MOST, max(LEAST, self.each * part + math.sqrt(self.each))))
 
     async def watch(self, tell: Callable[[int], Awaitable[None]] | None = None) -> None:
         """Adapt for ever.
 
-        :param tell: told how many places each has, whenever that changes.
+        :param tell: told how many places each caller has, whenever that changes.
         """
         told = None
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            began = time.monotonic()
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
-            self.follow(time.monotonic() - began)
+            self.adapt()
             if tell and self.each != told:
                 told = self.each
                 await tell(told)
 
 
-class _Places:
-    """Those that a caller has taken; nothing is kept of who has none."""
+class _Place:
+    """One of a caller's."""
 
-    __slots__ = ("_all", "_who", "taken")
+    __slots__ = ("_began", "_shares", "_who")
 
-    def __init__(self, all_: dict[Hashable, _Places], who: Hashable) -> None:
-        self._all = all_
+    def __init__(self, shares: Shares, who: Hashable) -> None:
+        self._shares = shares
         self._who = who
-        self.taken = 0
 
     def __enter__(self) -> None:
-        self.taken += 1
+        self._began = time.monotonic()
+        self._shares.take(self._who)
 
     def __exit__(self, *error: object) -> None:
-        self.taken -= 1
-        if not self.taken:
-            self._all.pop(self._who, None)
+        self._shares.give_back(self._who, time.monotonic() - self._began)

@@ -76,6 +76,7 @@ class Field:
     :param load: what calls it.
     :param asked: the province whose node the apps and the peers call.
     :param forgets: it asks the others each time, and keeps no answer.
+    :param sheds: its nodes take fewer calls at once where these take long, as nodes do.
     """
 
     def __init__(
@@ -86,8 +87,11 @@ class Field:
         asked: str,
         *,
         forgets: bool = False,
+        sheds: bool = False,
     ) -> None:
         self._environment = {"TONGXING_PEERS__CACHED_SECONDS": "0"} if forgets else {}
+        if not sheds:
+            self._environment["TONGXING_OVERLOAD__TARGET_MS"] = "1000"
         self.load = load
         self.asked = asked
         self._exchange = TrialExchange(directory, provinces, issuers={HOME: (ISSUER.credit_code,)})

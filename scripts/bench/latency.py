@@ -13,7 +13,7 @@ from scripts.bench.field import Field
 from scripts.bench.measure import Figure, compare, interleave, until_idle
 from scripts.bench.openloop import Outcome
 from scripts.bench.served import recognitions, run
-from scripts.bench.target import Target
+from scripts.bench.target import NEVER_SHED, Target
 
 __all__ = ["DEADLINE", "latency", "percentile", "took"]
 
@@ -48,7 +48,7 @@ def latency(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Fi
 
         def ask(target: Target, pid: int, load: float) -> _Round:
             until_idle(pid)
-            capacity = run(field, target, requests, 2 * seconds, (pid,)).rate
+            capacity = run(field, target, requests, 2 * seconds, (pid,), in_flight=NEVER_SHED).rate
             until_idle(pid)
             asking = elsewhere.submit(
                 openloop.run, target, requests, load * capacity, seconds * _LONGER, DEADLINE

@@ -20,7 +20,7 @@ from scripts.bench.latency import DEADLINE, percentile, took
 from scripts.bench.measure import Figure, compare, cpu_seconds, resident, until_idle
 from scripts.bench.openloop import Outcome
 from scripts.bench.served import recognitions, run
-from scripts.bench.target import Target
+from scripts.bench.target import NEVER_SHED, Target
 
 __all__ = ["overload"]
 
@@ -63,18 +63,23 @@ class _Step:
 def overload(case: str, field: Field, seconds: float) -> Iterator[Figure]:
     """Recognize of evidence at hand by parts of the capacity, and how soon all is well after."""
     target, requests = recognitions(field)
+    node = field.pids[0]
     for request in requests:
         field.load.once(target, request)
-    run(field, target, requests, 2 * seconds, (field.pids[0],))
-    until_idle(field.pids[0])
-    capacity = run(field, target, requests, 4 * seconds, (field.pids[0],)).rate
+
+    def bears(seconds: float) -> float:
+        until_idle(node)
+        return run(field, target, requests, seconds, (node,), in_flight=NEVER_SHED).rate
+
+    bears(seconds)  # and h2load knows how many calls to make
+    capacity = bears(4 * seconds)
     yield compare(f"{case}.capacity", "calls/s", [capacity], load=field.load.name)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as elsewhere:
         elsewhere.submit(int).result()
         steps = []
         for load in LOADS:
-            until_idle(field.pids[0])
+            until_idle(node)
             rate, longer = load * capacity, seconds * _LONGER
             steps.append(_ask(field, elsewhere, target, requests, rate, longer))
         ended = time.perf_counter()

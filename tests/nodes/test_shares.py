@@ -58,35 +58,49 @@ def test_the_nodes_of_a_province_are_one_caller():
             held.enter_context(shares.hold(Identity("440000", Role.NODE, "node-2")))
 
 
+def adapted(shares, took, times=100):
+    """How many places there are after calls that all took so long, or as long as a function says.
+
+    :returns: the numbers, one after the other.
+    """
+    seen = []
+    for _ in range(times):
+        for more in (0.5, 0.0):  # the shortest counts
+            shares.take(APP)
+            shares.give_back(APP, (took(shares.each) if callable(took) else took) + more)
+        shares.adapt()
+        seen.append(shares.each)
+    return seen
+
+
 def test_an_admin_is_never_refused():
     shares = Shares()
-    for _ in range(100):
-        shares.follow(1000.0)
+    assert adapted(shares, 1000.0)[-1] == LEAST
     with contextlib.ExitStack() as held:
         taking(shares, ADMIN, held, MOST + 1)
 
 
-def test_there_are_fewer_places_while_calls_wait_and_all_again_after():
+def test_there_are_fewer_places_while_all_calls_take_long_and_all_again_after():
     shares = Shares(target_seconds=0.02)
-    for _ in range(100):
-        shares.follow(0.01)
-    assert shares.each == MOST
-    seen = []
-    for _ in range(100):
-        shares.follow(0.04)
-        seen.append(shares.each)
-    assert seen == sorted(seen, reverse=True)
-    assert LEAST <= seen[-1] < MOST / 8
-    for _ in range(100):
-        shares.follow(60.0)
-    assert shares.each == LEAST
-    for _ in range(100):
-        shares.follow(0.01)
-    assert shares.each == MOST
+    assert set(adapted(shares, 0.01)) == {MOST}
+    fewer = adapted(shares, 0.04)
+    assert fewer == sorted(fewer, reverse=True)
+    assert fewer[-1] == LEAST
+    assert adapted(shares, 0.01)[-1] == MOST
 
 
-def test_as_many_places_remain_as_keep_the_wait_at_its_target():
+def test_as_many_places_remain_as_keep_calls_at_the_target():
     shares = Shares(target_seconds=0.02)
-    for _ in range(1000):
-        shares.follow(shares.each * 0.0002)  # each waits for all that are under way
-    assert 0.02 <= shares.each * 0.0002 < 0.025
+    each = adapted(shares, lambda each: each * 0.0002)[-1]  # as where they wait for each other
+    assert 0.02 <= each * 0.0002 < 0.025
+
+
+def test_calls_that_have_yet_to_end_change_nothing_and_none_gives_all_places_back():
+    shares = Shares(target_seconds=0.02)
+    fewer = adapted(shares, 0.04)[-1]
+    with shares.hold(APP):
+        shares.adapt()
+        assert shares.each == fewer
+    for _ in range(100):
+        shares.adapt()
+    assert shares.each == MOST
