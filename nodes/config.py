@@ -59,9 +59,13 @@ class ConnectionsConfig(Section):
 
 
 class OverloadConfig(Section):
-    """What a call may take that waits for nobody else, before the node takes fewer at once."""
+    """What the shortest calls may take before the node takes fewer at once.
+
+    And a second address of the door grpcio, where there are no apps to wait behind.
+    """
 
     target_ms: float = Field(default=20.0, ge=1, le=1000)
+    reserved_listen: Annotated[str, AfterValidator(host_and_port)] | None = None
 
 
 class RegistryConfig(Section):

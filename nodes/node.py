@@ -236,6 +236,7 @@ async def running(
             connection_seconds=config.connections.age_seconds,
             connection_grace_seconds=config.connections.grace_seconds,
             target_seconds=config.overload.target_ms / 1000,
+            reserved=config.overload.reserved_listen,
             services=[
                 AttestationService(
                     store=store,

@@ -115,8 +115,15 @@ class EnvoyDoor:
         connection_seconds: float = 30 * 60,
         connection_grace_seconds: float = 60,
         target_seconds: float = TARGET_SECONDS,
+        reserved: str | None = None,
     ) -> None:
         del listen  # Envoy's, by now
+        if reserved is not None:
+            raise InvalidFieldError(
+                "the door envoy has no such address",
+                field="overload.reserved_listen",
+                remedy="leave it out: behind Envoy nobody waits for apps",
+            )
         if Hosted.address is None:
             raise InvalidFieldError(
                 "only `tongxing node run` starts Envoy", field="door", remedy="use grpcio here"

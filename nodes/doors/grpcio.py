@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from exchange import status
 from exchange.client.pair import Pair
-from exchange.errors import InvalidFieldError, NoIdentityError
+from exchange.errors import CallerNotAllowedError, InvalidFieldError, NoIdentityError
 from exchange.trust.trustlist import TrustList
 from nodes.call import Call
 from nodes.doors.calls import (
@@ -29,12 +29,18 @@ from nodes.doors.calls import (
     refusal,
     request_id,
 )
-from nodes.doors.shares import TARGET_SECONDS, Shares
+from nodes.doors.shares import MOST, TARGET_SECONDS, Shares
+from nodes.identity import Role
 from nodes.tlsfiles import TlsFiles
 
 __all__ = ["GrpcioDoor"]
 
-_PENDING = 64
+_WAITING = MOST, MOST * 5 // 4
+"""Calls that wait until Python takes them: from the first number on, gRPC ends by chance some of
+those that come, from the second on all, and says nothing but CANCELLED. It is dear to say more:
+grpc.aio's refusal costs as much as a bare answer. By default it is 1,000 and 3,000, which all wait
+longer than anybody waits for an answer."""
+_RESERVED = "overload.reserved_listen"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 if TYPE_CHECKING:
@@ -52,6 +58,8 @@ class GrpcioDoor:
         is withdrawn ends no connection by itself.
     :param connection_grace_seconds: how long calls under way then have.
     :param target_seconds: as of `Shares`.
+    :param reserved: a second address, where apps are refused and nobody waits behind them: what
+        gRPC ends before Python takes it, it ends without a look at who calls.
     """
 
     def __init__(
@@ -65,29 +73,31 @@ class GrpcioDoor:
         connection_seconds: float = 30 * 60,
         connection_grace_seconds: float = 60,
         target_seconds: float = TARGET_SECONDS,
+        reserved: str | None = None,
     ) -> None:
-        self._listen = listen
         self._tls = tls
         tls.on_change(self._renew)
         self.shares = Shares(target_seconds)
         self._reception = Reception(province, services, clock, self.shares)
         self._roots = b""
         self._credentials: Any = None
-        self._handed_over: Any = None
         self._sharing: asyncio.Task[None] | None = None
-        self._server = grpc.aio.server(
-            options=[
-                # Two nodes on one port would each get half of the calls.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", LARGEST_REQUEST),
-                ("grpc.server.max_pending_requests", _PENDING),
-                ("grpc.server.max_pending_requests_hard_limit", 4 * _PENDING),
-                ("grpc.max_connection_age_ms", int(connection_seconds * 1000)),
-                ("grpc.max_connection_age_grace_ms", int(connection_grace_seconds * 1000)),
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ]
-        )
+        options = [
+            # Two nodes on one port would each get half of the calls.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", LARGEST_REQUEST),
+            ("grpc.max_connection_age_ms", int(connection_seconds * 1000)),
+            ("grpc.max_connection_age_grace_ms", int(connection_grace_seconds * 1000)),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.server.max_pending_requests", _WAITING[0]),
+            ("grpc.server.max_pending_requests_hard_limit", _WAITING[1]),
+        ]
+        self._servers = {
+            field: (address, grpc.aio.server(options=options))
+            for field, address in (("listen", listen), (_RESERVED, reserved))
+            if address is not None
+        }
 
     def follow(self, trust: TrustList) -> None:
         """Trust the authorities of the provinces in the list, for new connections and calls."""
@@ -99,17 +109,24 @@ class GrpcioDoor:
             [(pair.key, pair.certificate)], root_certificates=self._roots
         )
 
-    def _changed_credentials(self) -> Any:
-        """What is new since the last handshake; None, which spares building it again, if nothing.
+    def _following(self) -> tuple[Any, Callable[[], Any]]:
+        """The credentials that a server begins with, and what tells it of new ones.
 
-        gRPC calls it for each handshake, one after the other, on threads of its core: it must not
-        block, and only hands over what lies ready.
+        gRPC calls the second for each handshake, one after the other, on threads of its core: it
+        must not block, and only hands over what lies ready. None, which spares building it again,
+        if nothing is new since the last handshake.
         """
-        credentials = self._credentials
-        if credentials is self._handed_over:
-            return None
-        self._handed_over = credentials
-        return credentials
+        handed_over = self._credentials
+
+        def changed() -> Any:
+            nonlocal handed_over
+            credentials = self._credentials
+            if credentials is handed_over:
+                return None
+            handed_over = credentials
+            return credentials
+
+        return handed_over, changed
 
     async def open(self) -> int:
         """Listen and serve.
@@ -117,46 +134,50 @@ class GrpcioDoor:
         :returns: the port.
         :raises InvalidFieldError: the address cannot be listened on.
         """
+        ports = [self._bind(field, *each) for field, each in self._servers.items()]
+        for _, server in self._servers.values():
+            await server.start()
+        self._sharing = asyncio.create_task(self.shares.watch())
+        return ports[0]
+
+    def _bind(self, field: str, address: str, server: grpc.aio.Server) -> int:
         handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
         for method in self._reception.methods:
             _, service, name = method.path.split("/")
-            handlers[service][name] = _Wrapped(self._reception, method).handler()
+            wrapped = _Wrapped(self._reception, method, reserved=field == _RESERVED)
+            handlers[service][name] = wrapped.handler()
         for service, named in handlers.items():
-            self._server.add_registered_method_handlers(service, named)
-        self._handed_over = self._credentials
+            server.add_registered_method_handlers(service, named)
         try:
-            port = self._server.add_secure_port(
-                self._listen,
+            port = server.add_secure_port(
+                address,
                 grpc.dynamic_ssl_server_credentials(
-                    self._handed_over,
-                    self._changed_credentials,
-                    require_client_authentication=True,
+                    *self._following(), require_client_authentication=True
                 ),
             )
         except RuntimeError:
             port = 0
         if not port:
             raise InvalidFieldError(
-                f"cannot listen on {self._listen}", field="listen", remedy="is the port in use?"
+                f"cannot listen on {address}", field=field, remedy="is the port in use?"
             )
-        await self._server.start()
-        self._sharing = asyncio.create_task(self.shares.watch())
         return port
 
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""
         self._reception.health.drain()
-        await self._server.stop(grace)
+        await asyncio.gather(*(server.stop(grace) for _, server in self._servers.values()))
         if self._sharing:
             self._sharing.cancel()
 
 
 class _Wrapped:
-    """One method as a grpc.aio handler."""
+    """One method as a grpc.aio handler; on a reserved address, none for apps."""
 
-    def __init__(self, reception: Reception, method: Method) -> None:
+    def __init__(self, reception: Reception, method: Method, *, reserved: bool) -> None:
         self._reception = reception
         self._method = method
+        self._reserved = reserved
 
     def handler(self) -> Handler:
         """The handler around a service's method."""
@@ -176,7 +197,12 @@ class _Wrapped:
         remaining = context.time_remaining()
         if remaining is not None and remaining < 1e8:  # grpc: a huge number where there is none
             deadline = asyncio.get_running_loop().time() + remaining
-        return self._reception.admit(self._method, leaf, called_as, deadline)
+        call = self._reception.admit(self._method, leaf, called_as, deadline)
+        if self._reserved and call.caller.role is Role.APP:
+            raise CallerNotAllowedError(
+                "this address is not for apps", remedy="call the node's other one"
+            )
+        return call
 
     def _unary(self) -> Callable[[bytes, Context], Awaitable[bytes]]:
         method = self._method

@@ -16,9 +16,12 @@ from waiting import until
 
 from exchange.client import Client
 from exchange.subjects import Document, DocumentType
-from exchange.v1 import peer_service_pb2, recognition_service_pb2
+from exchange.v1 import key_service_pb2, peer_service_pb2, recognition_service_pb2
+from nodes.doors.grpcio import GrpcioDoor
 from nodes.doors.shares import MOST
 from nodes.identity import Authority, Identity, Role, issue
+from nodes.tlsfiles import TlsFiles
+from nodes.trial import free_ports
 
 SICHUAN = "510000"
 RECOGNIZE = "/tongxing.v1.RecognitionService/Recognize"
@@ -62,6 +65,13 @@ def delay(error):
     return retry.retry_delay.ToTimedelta().total_seconds()
 
 
+def client(exchange, address, certificate, key):
+    """Of Sichuan's node, or of what stands at an address in its name."""
+    return Client.from_files(
+        address, province=SICHUAN, certificate=certificate, key=key, trust=exchange.trust()
+    )
+
+
 @pytest.fixture
 async def another_app(exchange, tmp_path):
     """A client of Sichuan's node that is another app than the trial's."""
@@ -74,13 +84,7 @@ async def another_app(exchange, tmp_path):
     for file, data in zip(files, pair, strict=True):
         file.touch(0o600)
         file.write_bytes(data)
-    return Client.from_files(
-        exchange.addresses[SICHUAN],
-        province=SICHUAN,
-        certificate=files[0],
-        key=files[1],
-        trust=exchange.trust(),
-    )
+    return client(exchange, exchange.addresses[SICHUAN], *files)
 
 
 # --- Envoy, before Python hears of it ------------------------------------------------------------
@@ -207,3 +211,101 @@ async def test_envoy_refuses_grpc_web_in_its_own_form(exchange, refusal):
     assert trailers["grpc-status"] == str(code_pb2.RESOURCE_EXHAUSTED)
     details = base64.b64decode(trailers["grpc-status-details-bin"] + "==")
     assert refusal(status_pb2.Status.FromString(details)) == OVERLOADED
+
+
+# --- grpcio --------------------------------------------------------------------------------------
+
+
+class Stub:
+    """A service whose every method does the same."""
+
+    def __init__(self, module, name, answer):
+        self.descriptor = module.DESCRIPTOR.services_by_name[name]
+        self._answer = answer
+
+    def __getattr__(self, name):
+        return self._answer
+
+
+class Grpcio:
+    """A door in this process, where apps wait and others are answered; and its callers."""
+
+    def __init__(self, exchange):
+        self.answer = asyncio.Event()
+        self.waiting = 0
+        self.exchange = exchange
+        home = exchange.directory / SICHUAN
+        ports = free_ports(2)
+        self.address, self.reserved = (f"127.0.0.1:{port}" for port in ports)
+        self.door = GrpcioDoor(
+            province=SICHUAN,
+            listen=self.address,
+            reserved=self.reserved,
+            tls=TlsFiles(home / "node.pem", home / "node-key.pem"),
+            services=[
+                Stub(recognition_service_pb2, "RecognitionService", self._wait),
+                Stub(peer_service_pb2, "PeerService", self._answered),
+                Stub(key_service_pb2, "KeyService", self._answered),
+            ],
+            clock=lambda: datetime.now(UTC),
+        )
+        self.door.follow(exchange.trust())
+
+    async def _wait(self, *_):
+        self.waiting += 1
+        await self.answer.wait()
+        return b""
+
+    async def _answered(self, *_):
+        return b""
+
+    def client(self, who, *, of=SICHUAN, reserved=False):
+        home = self.exchange.directory / of
+        address = self.reserved if reserved else self.address
+        return client(self.exchange, address, home / f"{who}.pem", home / f"{who}-key.pem")
+
+
+@pytest.fixture
+async def grpcio(behind):
+    made = Grpcio(behind("grpcio"))
+    await made.door.open()
+    yield made
+    await made.door.close(0)
+
+
+async def test_a_crowd_of_one_app_is_refused_by_grpcio_and_nobody_else_is(
+    grpcio, recognition, fetch, refusal
+):
+    async with grpcio.client("app") as app:
+        held = [asyncio.create_task(call(app, RECOGNIZE, recognition)) for _ in range(MOST)]
+        await until("all places are taken", lambda: grpcio.waiting == MOST)
+        error = await refused(app, RECOGNIZE, recognition)
+        assert refusal(error) == OVERLOADED
+        assert 0.5 <= delay(error) < 2.5
+        async with grpcio.client("admin") as admin, grpcio.client("node", of="440000") as peer:
+            await call(admin, LIST_KEYS)
+            await call(peer, FETCH, fetch)
+        grpcio.answer.set()
+        await asyncio.gather(*held)
+        await call(app, RECOGNIZE, recognition)
+
+
+async def test_a_burst_of_as_many_calls_as_there_are_places_is_served(grpcio, recognition):
+    async with grpcio.client("app") as app:
+        grpcio.answer.set()
+        await call(app, RECOGNIZE, recognition)
+        calls = [app._channel.unary_unary(RECOGNIZE)(recognition) for _ in range(MOST)]
+        for each in calls:
+            await each
+
+
+async def test_a_reserved_address_refuses_apps_and_nobody_else(grpcio, recognition, fetch, refusal):
+    async with grpcio.client("app", reserved=True) as app:
+        error = await refused(app, RECOGNIZE, recognition)
+        assert refusal(error) == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED", "")
+    async with (
+        grpcio.client("admin", reserved=True) as admin,
+        grpcio.client("node", of="440000", reserved=True) as peer,
+    ):
+        await call(admin, LIST_KEYS)
+        await call(peer, FETCH, fetch)
