@@ -325,6 +325,8 @@ async def running(
                 audit=audit,
                 decided=deciding.outcomes,
                 appeals=asked(stores.appeals.standing),
+                places=lambda: door.shares.each,
+                refused=asked(door.refused),
             )
             stack.enter_context(served(config.metrics.listen, collector))
         stack.push_async_callback(acts.ended)

@@ -50,7 +50,7 @@ from nodes.doors.envoyfiles import (
     write_bootstrap,
     write_pair,
 )
-from nodes.doors.envoyshares import shares, told
+from nodes.doors.envoyshares import BLOCKED, shares, told
 from nodes.doors.shares import TARGET_SECONDS, Shares
 from nodes.doors.standard import HealthService, ReflectionService
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
@@ -163,6 +163,12 @@ class EnvoyDoor:
         self._sharing = asyncio.create_task(self.shares.watch(_tell))
         Hosted.door = self
         return port
+
+    async def refused(self) -> dict[str, int]:
+        """As of `GrpcioDoor`; Envoy counts those that it refuses as one, ``any``."""
+        said = await admin("GET", f"/stats?filter={BLOCKED}$")
+        found = re.search(rf"{BLOCKED}: (\d+)", said)
+        return {**self.shares.refused, "any": int(found[1]) if found else 0}
 
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""

@@ -21,7 +21,10 @@ from nodes.doors.shares import MOST
 from nodes.doors.wire import frame, trailers
 from nodes.identity import Role
 
-__all__ = ["replies", "shares", "told"]
+__all__ = ["BLOCKED", "replies", "shares", "told"]
+
+BLOCKED: Final = "rq_blocked"
+"""How the name of Envoy's count ends of the calls that it refused."""
 
 _API: Final = "type.googleapis.com/envoy.extensions"
 _URI: Final = f"{_API}.matching.common_inputs.ssl.v3.UriSanInput"

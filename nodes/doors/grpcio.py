@@ -35,7 +35,7 @@ from nodes.tlsfiles import TlsFiles
 
 __all__ = ["GrpcioDoor"]
 
-_WAITING = MOST, MOST * 5 // 4
+_WAITING = 2 * MOST, 5 * MOST // 2
 """Calls that wait until Python takes them: from the first number on, gRPC ends by chance some of
 those that come, from the second on all, and says nothing but CANCELLED. It is dear to say more:
 grpc.aio's refusal costs as much as a bare answer. By default it is 1,000 and 3,000, which all wait
@@ -162,6 +162,10 @@ class GrpcioDoor:
                 f"cannot listen on {address}", field=field, remedy="is the port in use?"
             )
         return port
+
+    async def refused(self) -> dict[str, int]:
+        """How many calls of each role found all places of their caller taken, since the start."""
+        return dict(self.shares.refused)
 
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""

@@ -43,8 +43,8 @@ class Shares:
     def __init__(self, target_seconds: float = TARGET_SECONDS) -> None:
         self.each = MOST
         """How many each caller may have now."""
-        self.refused: Counter[Role] = Counter()
-        """Calls, since the start."""
+        self.refused: Counter[str] = Counter()
+        """Calls by their callers' roles, since the start."""
         self._target = target_seconds
         self._shortest = math.inf
         self._held: Counter[Hashable] = Counter()
@@ -56,7 +56,7 @@ class Shares:
         """
         who: Hashable = caller.province if caller.role is Role.NODE else caller
         if self._held[who] >= self.each and caller.role is not Role.ADMIN:
-            self.refused[caller.role] += 1
+            self.refused[caller.role.value] += 1
             raise OverloadedError(MESSAGE, remedy=REMEDY)
         return _Place(self, who)
 

@@ -281,6 +281,7 @@ async def test_a_crowd_of_one_app_is_refused_by_grpcio_and_nobody_else_is(
         await until("all places are taken", lambda: grpcio.waiting == MOST)
         error = await refused(app, RECOGNIZE, recognition)
         assert refusal(error) == OVERLOADED
+        assert (await grpcio.door.refused())["app"] >= 1
         assert 0.5 <= delay(error) < 2.5
         async with grpcio.client("admin") as admin, grpcio.client("node", of="440000") as peer:
             await call(admin, LIST_KEYS)
