@@ -38,16 +38,22 @@ class Shares:
     A province's nodes are one caller, and so is each app and each issuer. Admins are never refused.
 
     :param target_seconds: what the shortest calls may take.
+    :param clock: in seconds, from any time on.
     """
 
-    def __init__(self, target_seconds: float = TARGET_SECONDS) -> None:
+    def __init__(
+        self,
+        target_seconds: float = TARGET_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
         self.each = MOST
         """How many each caller may have now."""
         self.refused: Counter[str] = Counter()
         """Calls by their callers' roles, since the start."""
         self._target = target_seconds
         self._shortest = math.inf
-        self._held: Counter[Hashable] = Counter()
+        self._callers: dict[Hashable, _Caller] = {}
 
     def hold(self, caller: Identity) -> _Place:
         """Hold a place for as long as the context lasts.
@@ -55,27 +61,26 @@ class Shares:
         :raises OverloadedError: the caller has all that it may have.
         """
         who: Hashable = caller.province if caller.role is Role.NODE else caller
-        if self._held[who] >= self.each and caller.role is not Role.ADMIN:
+        holding = self._callers.get(who)
+        if holding is None:
+            holding = self._callers[who] = _Caller(who)
+        if holding.places >= self.each and caller.role is not Role.ADMIN:
             self.refused[caller.role.value] += 1
             raise OverloadedError(MESSAGE, remedy=REMEDY)
-        return _Place(self, who)
+        return _Place(self, holding)
 
-    def take(self, who: Hashable) -> None:
-        """Count a call that begins."""
-        self._held[who] += 1
-
-    def give_back(self, who: Hashable, took: float) -> None:
+    def give_back(self, caller: _Caller, took: float) -> None:
         """Count a call that ended after so many seconds; nothing is kept of who has none."""
-        self._held[who] -= 1
-        if not self._held[who]:
-            del self._held[who]
+        caller.places -= 1
+        if not caller.places:
+            self._callers.pop(caller.who, None)
         self._shortest = min(self._shortest, took)
 
     def adapt(self) -> None:
         """Take fewer calls at once if all took long since the last time, and else some more."""
         shortest, self._shortest = self._shortest, math.inf
         if shortest == math.inf:
-            if self._held:  # none has ended
+            if self._callers:  # none of theirs has ended
                 return
             shortest = 0.0
         part = max(0.5, self._target / shortest) if shortest > self._target else 1.0
@@ -96,18 +101,28 @@ class Shares:
                 await tell(told)
 
 
+class _Caller:
+    """Who holds places, and how many."""
+
+    __slots__ = ("places", "who")
+
+    def __init__(self, who: Hashable) -> None:
+        self.who = who
+        self.places = 0
+
+
 class _Place:
     """One of a caller's."""
 
-    __slots__ = ("_began", "_shares", "_who")
+    __slots__ = ("_began", "_caller", "_shares")
 
-    def __init__(self, shares: Shares, who: Hashable) -> None:
+    def __init__(self, shares: Shares, caller: _Caller) -> None:
         self._shares = shares
-        self._who = who
+        self._caller = caller
 
     def __enter__(self) -> None:
-        self._began = time.monotonic()
-        self._shares.take(self._who)
+        self._began = self._shares.clock()
+        self._caller.places += 1
 
     def __exit__(self, *error: object) -> None:
-        self._shares.give_back(self._who, time.monotonic() - self._began)
+        self._shares.give_back(self._caller, self._shares.clock() - self._began)

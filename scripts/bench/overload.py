@@ -107,8 +107,10 @@ def _ask(
     failed: list[str] = []
     most = [resident(node)]
 
+    keys = field.target(field.asked, "admin", _ADMIN)
+    field.load.once(keys, b"")  # its connection is there
+
     def ask_as_admin() -> None:
-        keys = field.target(field.asked, "admin", _ADMIN)
         while not over.wait(_ADMIN_SECONDS):
             began = time.perf_counter()
             try:

@@ -365,6 +365,18 @@ async def test_a_door_outside_envoy_is_refused(door, waiting, monkeypatch):
         )
 
 
+async def test_a_reserved_address_is_refused_where_there_is_none(door, waiting):
+    with pytest.raises(InvalidFieldError, match=r"overload\.reserved_listen: "):
+        EnvoyDoor(
+            province=SICHUAN,
+            listen="",
+            tls=door._tls,
+            services=[waiting],
+            clock=lambda: datetime.now(UTC),
+            reserved="127.0.0.1:1",
+        )
+
+
 def body(data, more=False):
     return {"type": "http.request", "body": data, "more_body": more}
 

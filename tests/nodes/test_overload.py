@@ -15,6 +15,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from waiting import until
 
 from exchange.client import Client
+from exchange.errors import InvalidFieldError
 from exchange.subjects import Document, DocumentType
 from exchange.v1 import key_service_pb2, peer_service_pb2, recognition_service_pb2
 from nodes.doors.grpcio import GrpcioDoor
@@ -230,13 +231,13 @@ class Stub:
 class Grpcio:
     """A door in this process, where apps wait and others are answered; and its callers."""
 
-    def __init__(self, exchange):
+    def __init__(self, exchange, reserved=None):
         self.answer = asyncio.Event()
         self.waiting = 0
         self.exchange = exchange
         home = exchange.directory / SICHUAN
-        ports = free_ports(2)
-        self.address, self.reserved = (f"127.0.0.1:{port}" for port in ports)
+        free = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        self.address, self.reserved = free[0], reserved or free[1]
         self.door = GrpcioDoor(
             province=SICHUAN,
             listen=self.address,
@@ -310,3 +311,10 @@ async def test_a_reserved_address_refuses_apps_and_nobody_else(grpcio, recogniti
     ):
         await call(admin, LIST_KEYS)
         await call(peer, FETCH, fetch)
+
+
+async def test_a_reserved_address_that_is_taken_is_refused_by_its_field(grpcio):
+    second = Grpcio(grpcio.exchange, reserved=grpcio.reserved)
+    with pytest.raises(InvalidFieldError) as caught:
+        await second.door.open()
+    assert caught.value.field == "overload.reserved_listen"

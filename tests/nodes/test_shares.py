@@ -58,6 +58,25 @@ def test_the_nodes_of_a_province_are_one_caller():
             held.enter_context(shares.hold(Identity("440000", Role.NODE, "node-2")))
 
 
+class Clock:
+    """Stands still but when it is moved."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def shares(clock):
+    return Shares(target_seconds=0.02, clock=clock)
+
+
 def adapted(shares, took, times=100):
     """How many places there are after calls that all took so long, or as long as a function says.
 
@@ -66,22 +85,20 @@ def adapted(shares, took, times=100):
     seen = []
     for _ in range(times):
         for more in (0.5, 0.0):  # the shortest counts
-            shares.take(APP)
-            shares.give_back(APP, (took(shares.each) if callable(took) else took) + more)
+            with shares.hold(APP):
+                shares.clock.now += (took(shares.each) if callable(took) else took) + more
         shares.adapt()
         seen.append(shares.each)
     return seen
 
 
-def test_an_admin_is_never_refused():
-    shares = Shares()
+def test_an_admin_is_never_refused(shares):
     assert adapted(shares, 1000.0)[-1] == LEAST
     with contextlib.ExitStack() as held:
         taking(shares, ADMIN, held, MOST + 1)
 
 
-def test_there_are_fewer_places_while_all_calls_take_long_and_all_again_after():
-    shares = Shares(target_seconds=0.02)
+def test_there_are_fewer_places_while_all_calls_take_long_and_all_again_after(shares):
     assert set(adapted(shares, 0.01)) == {MOST}
     fewer = adapted(shares, 0.04)
     assert fewer == sorted(fewer, reverse=True)
@@ -89,14 +106,12 @@ def test_there_are_fewer_places_while_all_calls_take_long_and_all_again_after():
     assert adapted(shares, 0.01)[-1] == MOST
 
 
-def test_as_many_places_remain_as_keep_calls_at_the_target():
-    shares = Shares(target_seconds=0.02)
+def test_as_many_places_remain_as_keep_calls_at_the_target(shares):
     each = adapted(shares, lambda each: each * 0.0002)[-1]  # as where they wait for each other
     assert 0.02 <= each * 0.0002 < 0.025
 
 
-def test_calls_that_have_yet_to_end_change_nothing_and_none_gives_all_places_back():
-    shares = Shares(target_seconds=0.02)
+def test_calls_that_have_yet_to_end_change_nothing_and_none_gives_all_places_back(shares):
     fewer = adapted(shares, 0.04)[-1]
     with shares.hold(APP):
         shares.adapt()
