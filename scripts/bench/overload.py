@@ -107,7 +107,7 @@ def _ask(
     failed: list[str] = []
     most = [resident(node)]
 
-    keys = field.target(field.asked, "admin", _ADMIN)
+    keys = field.target(field.asked, "admin", _ADMIN, field.reserved)
     field.load.once(keys, b"")  # its connection is there
 
     def ask_as_admin() -> None:
