@@ -112,14 +112,19 @@ def fetch(exchange, people, epoch_key):
     ).SerializeToString()
 
 
-async def shed(exchange):
-    """How many calls Envoy itself has refused."""
+async def said(exchange, path):
+    """What Envoy's admin interface says."""
     (admin,) = (exchange.directory / SICHUAN / "data" / "envoy").glob("*/admin")
     reader, writer = await asyncio.open_unix_connection(admin)
-    writer.write(b"GET /stats?filter=rq_blocked HTTP/1.1\r\nhost: d\r\nconnection: close\r\n\r\n")
-    said = (await reader.read()).decode()
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: d\r\nconnection: close\r\n\r\n".encode())
+    text = (await reader.read()).decode()
     writer.close()
-    return int(re.search(r"rq_blocked: (\d+)", said)[1])
+    return text
+
+
+async def shed(exchange):
+    """How many calls Envoy itself has refused."""
+    return int(re.search(r"rq_blocked: (\d+)", await said(exchange, "/stats?filter=blocked"))[1])
 
 
 @contextlib.asynccontextmanager
@@ -147,6 +152,14 @@ async def crowd(exchange, who, path, *, of=""):
             crowding.cancel()
             for each in held:
                 each.cancel()
+
+
+async def test_envoy_is_told_how_many_places_there_are(exchange):
+    async def told():
+        values = re.findall(r'"final_value": "(\d+)"', await said(exchange, "/runtime"))
+        return values.count(str(MOST)) == 2  # at least, and at most
+
+    await until("Envoy is told", told)
 
 
 async def test_a_crowd_of_one_app_is_refused_by_envoy_and_nobody_else_is(
