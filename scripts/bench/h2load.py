@@ -38,6 +38,8 @@ class Crowd:
 
     rate: float = 0.0
     """Calls a second, that ended one way or another."""
+    good: float = 0.0
+    """Calls a second that were answered."""
 
 
 class H2load:
@@ -99,10 +101,17 @@ class H2load:
 
     @contextlib.contextmanager
     def crowd(
-        self, target: Target, request: bytes, rate: float, seconds: float, deadline: float
+        self,
+        target: Target,
+        request: bytes,
+        answer: bytes,
+        rate: float,
+        seconds: float,
+        deadline: float,
     ) -> Iterator[Crowd]:
         """Call with one request so often a second for so long; the context ends when it is over.
 
+        :param answer: what such a request is answered, where it is not refused.
         :param deadline: seconds that the server is told that each call has.
         :raises RuntimeError: it failed, or the server ended a connection.
         """
@@ -119,10 +128,11 @@ class H2load:
             said, failed = run.communicate(timeout=seconds + _GIVE_UP_SECONDS)
         finally:
             run.kill()
-        rate_, done = _RATE.search(said), _DONE.search(said)
-        if not (rate_ and done):
+        per_second, done, data = (each.search(said) for each in (_RATE, _DONE, _DATA))
+        if not (per_second and done and data and int(done[1])):
             raise RuntimeError(f"h2load failed: {failed or said}")
-        crowd.rate = float(rate_[1])
+        crowd.rate = float(per_second[1])
+        crowd.good = crowd.rate * int(data[1]) / (len(answer) + 5) / int(done[1])
 
     def _begin(self, target: Target, request: bytes, *options: str) -> subprocess.Popen[str]:
         certificate, key, body = (self._scratch / name for name in ("cert.pem", "key.pem", "body"))

@@ -109,7 +109,8 @@ class Load:
         """
         if self._h2load is None:
             raise RuntimeError("a crowd is h2load's")
-        return self._h2load.crowd(target, request, rate, seconds, deadline)
+        answer = self.once(target, request)
+        return self._h2load.crowd(target, request, answer, rate, seconds, deadline)
 
     def once(self, target: Target, request: bytes) -> bytes:
         """One call, and its answer.

@@ -1,7 +1,7 @@
 """What becomes of a node that is asked three times what it can bear: does it go on answering?
 
-A crowd (h2load, at a rate) makes the load, and a few calls beside it (`openloop`) tell how it
-fares: the node cannot tell the two apart, so what becomes of the few becomes of all.
+A crowd (h2load, at a rate) makes the load, and is counted. A few calls beside it (`openloop`) tell
+how long answers take: the node cannot tell the two apart.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ _GIVE_UP_SECONDS = 60.0
 class _Step:
     asked: float
     """Calls a second."""
+    good: float
+    """The same, that were answered before their deadline."""
     few: Outcome
     cpu: float
     """The node's, in seconds a second."""
@@ -48,16 +50,6 @@ class _Step:
     """Calls of an admin that failed."""
     resident: float
     """At most, MiB."""
-
-    @property
-    def good(self) -> float:
-        """Calls a second answered in time."""
-        return self.asked * len(self.few.in_time) / max(1, len(self.few.behind))
-
-    @property
-    def refused(self) -> float:
-        """Calls a second."""
-        return self.asked * self.few.refused / max(1, len(self.few.behind))
 
 
 def overload(case: str, field: Field, seconds: float) -> Iterator[Figure]:
@@ -132,7 +124,8 @@ def _ask(
     finally:
         over.set()
         watching.join()
-    return _Step(few + crowd.rate, outcome, cpu, admin, len(failed), max(most))
+    good = crowd.good + len(outcome.in_time) / outcome.seconds
+    return _Step(few + crowd.rate, good, outcome, cpu, admin, len(failed), max(most))
 
 
 def _recovered(field: Field, target: Target, requests: Sequence[bytes], bearable: float) -> float:
@@ -159,7 +152,7 @@ def _figures(case: str, step: _Step, easy: _Step, peak: float, *, beyond: bool) 
     took_ = [1000 * took(each.few, 0.99) for each in (step, easy)]
     yield compare(f"{case}.p99", "ms", took_[:1], "80%", took_[1:], aim=aim, less_is_better=True)
     yield compare(f"{case}.p50", "ms", [1000 * took(step.few, 0.5)])
-    yield compare(f"{case}.refused", "calls/s", [step.refused])
+    yield compare(f"{case}.refused", "%", [100 * step.few.refused / max(1, len(step.few.behind))])
     yield compare(f"{case}.late", "%", [100 * step.few.late / max(1, len(step.few.behind))])
     yield compare(f"{case}.cpu", "cores", [step.cpu])
     yield compare(f"{case}.admin.p99", "ms", [1000 * percentile(step.admin, 0.99)])
