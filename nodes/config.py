@@ -58,6 +58,16 @@ class ConnectionsConfig(Section):
     grace_seconds: float = Field(default=60.0, ge=1, le=3600)
 
 
+class OverloadConfig(Section):
+    """What the shortest calls may take before the node takes fewer at once.
+
+    And a second address of the door grpcio, where there are no apps to wait behind.
+    """
+
+    target_ms: float = Field(default=20.0, ge=1, le=1000)
+    reserved_listen: Annotated[str, AfterValidator(host_and_port)] | None = None
+
+
 class RegistryConfig(Section):
     """The registry: its address, the province that hosts it, that province's authority (PEM).
 
@@ -199,6 +209,7 @@ class NodeConfig(BaseSettings):
     keys: KeysConfig = Field(default_factory=KeysConfig)
     store: StoreConfig = Field(default_factory=StoreConfig)
     connections: ConnectionsConfig = Field(default_factory=ConnectionsConfig)
+    overload: OverloadConfig = Field(default_factory=OverloadConfig)
     peers: PeersConfig = Field(default_factory=PeersConfig)
     status: StatusConfig = Field(default_factory=StatusConfig)
     audit: AuditConfig = Field(default_factory=AuditConfig)

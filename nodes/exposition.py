@@ -31,6 +31,7 @@ GAUGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {
     "tongxing_trust_end_seconds": min,
     "tongxing_trust_unusable_provinces": max,
     "tongxing_audit_writable": min,
+    "tongxing_places": min,
     "tongxing_peer_up": min,
     "tongxing_peer_synchronised": min,
     "tongxing_peer_as_of_seconds": min,

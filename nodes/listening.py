@@ -48,10 +48,11 @@ _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 @contextlib.contextmanager
-def held(listen: str) -> Iterator[str]:
+def held(listen: str, field: str = "listen") -> Iterator[str]:
     """Keep an address for the processes that this one starts: they listen on it, it does not.
 
     :param listen: ``host:port``; port 0 takes a free one.
+    :param field: of the configuration.
     :returns: the address with its port.
     :raises InvalidFieldError: somebody has it, or it is none of this machine's.
     """
@@ -78,21 +79,24 @@ def held(listen: str) -> Iterator[str]:
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 port, taken = each.getsockname()[1], True
         except OSError:
-            raise not_listenable(listen) from None
+            raise not_listenable(listen, field) from None
         if not taken:
-            raise not_listenable(listen)
+            raise not_listenable(listen, field)
         yield f"{host}:{port}"
 
 
-def not_listenable(listen: str) -> InvalidFieldError:
-    """Tell why nobody can call here."""
+def not_listenable(listen: str, field: str = "listen") -> InvalidFieldError:
+    """Tell why nobody can call here.
+
+    :param field: of the configuration.
+    """
     return InvalidFieldError(
-        f"cannot listen on {listen}", field="listen", remedy="is the port in use?"
+        f"cannot listen on {listen}", field=field, remedy="is the port in use?"
     )
 
 
-def sockets(port: int, *, listening: bool) -> Iterator[socket.socket]:
-    """Go through this process's own TCP sockets on a port, whatever library made them.
+def sockets(ports: Collection[int], *, listening: bool) -> Iterator[socket.socket]:
+    """Go through this process's own TCP sockets on some ports, whatever library made them.
 
     :param listening: those that listen; else those that are connected.
     """
@@ -108,29 +112,29 @@ def sockets(port: int, *, listening: bool) -> Iterator[socket.socket]:
             if each.type != socket.SOCK_STREAM or each.family == socket.AF_UNIX:
                 continue
             listens = bool(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-            if listens == listening and each.getsockname()[1] == port:
+            if listens == listening and each.getsockname()[1] in ports:
                 yield each
 
 
-def hide(port: int) -> None:
-    """Ask for no new connections on a port; those that were asked for before still come."""
-    for each in sockets(port, listening=True):
+def hide(ports: Collection[int]) -> None:
+    """Ask for no new connections on some ports; those that were asked for before still come."""
+    for each in sockets(ports, listening=True):
         _attach(each, _NO_NEW)
 
 
-def shut(port: int, how: int, *, listening: bool) -> None:
-    """End what this process has on a port, as ``socket.shutdown``."""
-    for each in sockets(port, listening=listening):
+def shut(ports: Collection[int], how: int, *, listening: bool) -> None:
+    """End what this process has on some ports, as ``socket.shutdown``."""
+    for each in sockets(ports, listening=listening):
         with contextlib.suppress(OSError):  # ended by now
             each.shutdown(how)
 
 
-def hear(port: int, only: Collection[int] | None = None) -> None:
-    """Hear on the connections of a port those alone who call from some ports of their own.
+def hear(ports: Collection[int], only: Collection[int] | None = None) -> None:
+    """Hear on the connections of some ports those alone who call from some ports of their own.
 
     The others say it again and again until they are heard. None: hear everybody.
     """
-    for each in sockets(port, listening=False):
+    for each in sockets(ports, listening=False):
         with contextlib.suppress(OSError):  # gone by now
             if only is None or each.getpeername()[1] in only:
                 each.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
@@ -138,13 +142,13 @@ def hear(port: int, only: Collection[int] | None = None) -> None:
                 _attach(each, _NO_DATA)
 
 
-def copies(port: int) -> list[socket.socket]:
-    """Keep a port's connections in the kernel, with their filters, when their owner closes them.
+def copies(ports: Collection[int]) -> list[socket.socket]:
+    """Keep some ports' connections in the kernel, with their filters, when their owner closes them.
 
     Else what a caller still says, before it has read that it is to go elsewhere, would be answered
     with a reset, which undoes that word. Whoever has them closes them.
     """
-    return [each.dup() for each in sockets(port, listening=False)]
+    return [each.dup() for each in sockets(ports, listening=False)]
 
 
 def over(connection: socket.socket) -> bool:

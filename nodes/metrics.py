@@ -51,6 +51,8 @@ class NodeMetrics(Collector):
     :param views: how the node stands with each (`nodes.peers.view.PeerViews`); asked from a thread.
     :param subjects: how many subjects the node itself holds anything of, about.
     :param appeals: how it stands with appeals; None where nobody can tell now. From a thread.
+    :param places: calls that each caller may have at once.
+    :param refused: calls that were refused for want of a place, by role; as ``appeals``.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class NodeMetrics(Collector):
         views: Callable[[], Sequence[PeerView]] = tuple,
         subjects: Callable[[], int] = int,
         appeals: Callable[[], Standing | None] = lambda: None,
+        places: Callable[[], int] = int,
+        refused: Callable[[], Mapping[str, int] | None] = lambda: None,
     ) -> None:
         self._province = province
         self._keeper = keeper
@@ -76,6 +80,8 @@ class NodeMetrics(Collector):
         self._views = views
         self._subjects = subjects
         self._appeals = appeals
+        self._places = places
+        self._refused = refused
 
     def collect(self) -> list[Metric]:
         """All of it, as it is now."""
@@ -95,6 +101,8 @@ class NodeMetrics(Collector):
             _of_decisions(self._decided),
             *_of_peers(self._views()),
             *_of_appeals(self._appeals(), self._clock()),
+            _gauge("tongxing_places", "Calls that each caller may have at once.", self._places()),
+            *_of_refused(self._refused()),
         ]
         try:
             trust = self._keeper.current()
@@ -230,6 +238,19 @@ def _of_appeals(standing: Standing | None, now: datetime) -> Iterator[Metric]:
         age.add_metric([role], waits)
     yield counts
     yield age
+
+
+def _of_refused(refused: Mapping[str, int] | None) -> Iterator[Metric]:
+    if refused is None:
+        return
+    counter = CounterMetricFamily(
+        "tongxing_refused_calls",
+        "Calls refused as OVERLOADED before they were served; those that Envoy refused are any's.",
+        labels=["role"],
+    )
+    for role, count in refused.items():
+        counter.add_metric([role], count)
+    yield counter
 
 
 def _counter(name: str, help_: str, value: float) -> Metric:

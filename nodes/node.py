@@ -254,6 +254,8 @@ async def running(
             connection_seconds=config.connections.age_seconds,
             connection_grace_seconds=config.connections.grace_seconds,
             shared=not worker.alone,
+            target_seconds=config.overload.target_ms / 1000,
+            reserved=config.overload.reserved_listen,
             services=[
                 AttestationService(
                     store=store,
@@ -342,6 +344,8 @@ async def running(
                 audit=audit,
                 decided=deciding.outcomes,
                 appeals=asked(stores.appeals.standing),
+                places=lambda: door.shares.each,
+                refused=asked(door.refused),
             )
             if worker.line is None:
                 stack.enter_context(served(config.metrics.listen, collector))

@@ -82,6 +82,10 @@ async def run(config: NodeConfig, file: Path) -> int:
         loop.add_signal_handler(signal.SIGUSR2, workers.renew)
         lock = await stack.enter_async_context(_alone(config.data))
         environment["TONGXING_LISTEN"] = stack.enter_context(held(config.listen))
+        if reserved := config.overload.reserved_listen:
+            environment["TONGXING_OVERLOAD__RESERVED_LISTEN"] = stack.enter_context(
+                held(reserved, "overload.reserved_listen")
+            )
         if config.store.url == EMBEDDED:
             valkey = EmbeddedValkey(config.data / "valkey")
             await valkey.start()

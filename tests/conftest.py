@@ -36,6 +36,7 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # no two take the same port
 
 # A run in the background inherits that SIGINT is ignored, and so would what it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ["TONGXING_OVERLOAD__TARGET_MS"] = "1000"  # a busy machine is no crowd
 
 os.environ.pop("COLUMNS", None)  # xdist sets it, and what is printed would be as narrow
 

@@ -27,18 +27,28 @@ from exchange.errors import (
 from exchange.trust.trustlist import TrustList
 from nodes.authorization import Authorization
 from nodes.call import Call
-from nodes.doors.shares import Shares
+from nodes.doors.shares import MESSAGE, REMEDY, Shares
 from nodes.doors.standard import HealthService, ReflectionService
 from nodes.identity import IdentityVerifier
 from nodes.services.validation import check
 
-__all__ = ["LARGEST_REQUEST", "Method", "Reception", "Service", "refusal", "request_id"]
+__all__ = [
+    "LARGEST_REQUEST",
+    "Method",
+    "Reception",
+    "Service",
+    "refusal",
+    "refusals",
+    "request_id",
+]
 
 log = structlog.get_logger(__name__)
 
 LARGEST_REQUEST = 4 * 1024 * 1024
 """Bytes of one message."""
 _random = random.Random()  # noqa: S311 - a request id is no secret, and os.urandom costs 1 µs
+_DELAYS = tuple(0.5 + 0.25 * step for step in range(8))
+"""Seconds after which who was refused may come back."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -94,10 +104,15 @@ class Reception:
     """Receives calls for a door: the methods that there are, who calls, and whether they may.
 
     :param province: the node's own; None for a registry.
+    :param shares: whom a call is held against, before it is served.
     """
 
     def __init__(
-        self, province: str | None, services: Iterable[Service], clock: Callable[[], datetime]
+        self,
+        province: str | None,
+        services: Iterable[Service],
+        clock: Callable[[], datetime],
+        shares: Shares,
     ) -> None:
         contract = tuple(services)
         self._province = province
@@ -105,7 +120,7 @@ class Reception:
         self._log = log.bind()  # once: to find out what is logged costs more than not to log it
         self._authorization = Authorization(province, [each.descriptor for each in contract])
         self._identities = IdentityVerifier({})
-        self.shares = Shares()
+        self.shares = shares
         self.health = HealthService()
         standard: list[Service] = [self.health]
         names = [each.descriptor.full_name for each in (*contract, *standard)]
@@ -175,13 +190,20 @@ def refusal(error: Exception, path: str, called_as: str) -> status_pb2.Status:
         error = InternalError("a fault of the node", remedy=f"ask its operator about {called_as}")
     if isinstance(error, OverloadedError):
         # Made once, and not logged: to refuse must cost little, or no time is left to answer.
-        return _overloaded(error.message, error.remedy, error.field)
+        return _overloaded(error.message, error.remedy, error.field, _random.choice(_DELAYS))
     answer = status.to_status(error, request_id=called_as)
     level = log.error if answer.code == code_pb2.INTERNAL else log.info
     level("call.refused", method=path, request_id=called_as, reason=error.reason, why=str(error))
     return answer
 
 
-@functools.lru_cache(maxsize=64)
-def _overloaded(message: str, remedy: str, field: str) -> status_pb2.Status:
-    return status.to_status(OverloadedError(message, field=field, remedy=remedy))
+def refusals() -> list[status_pb2.Status]:
+    """How who is beyond its share is refused: with one of some delays, or all came back at once."""
+    return [_overloaded(MESSAGE, REMEDY, "", delay) for delay in _DELAYS]
+
+
+@functools.lru_cache(maxsize=256)
+def _overloaded(message: str, remedy: str, field: str, delay: float) -> status_pb2.Status:
+    error = OverloadedError(message, field=field, remedy=remedy)
+    error.retry_after = delay
+    return status.to_status(error)

@@ -50,6 +50,9 @@ from nodes.doors.envoyfiles import (
     write_bootstrap,
     write_pair,
 )
+from nodes.doors.envoyshares import BLOCKED, shares, told
+from nodes.doors.shares import TARGET_SECONDS, Shares
+from nodes.doors.standard import HealthService, ReflectionService
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
 from nodes.listening import hide, not_listenable, shut
 from nodes.tlsfiles import TlsFiles
@@ -117,15 +120,24 @@ class EnvoyDoor:
         connection_seconds: float = 30 * 60,
         connection_grace_seconds: float = 60,
         shared: bool = False,
+        target_seconds: float = TARGET_SECONDS,
+        reserved: str | None = None,
     ) -> None:
         del listen  # Envoy's, by now
+        if reserved is not None:
+            raise InvalidFieldError(
+                "the door envoy has no such address",
+                field="overload.reserved_listen",
+                remedy="leave it out: behind Envoy nobody waits for apps",
+            )
         if Hosted.address is None:
             raise InvalidFieldError(
                 "only `tongxing node run` starts Envoy", field="door", remedy="use grpcio here"
             )
         self._address = Hosted.address
         self._shared = shared
-        self._reception = Reception(province, services, clock)
+        self.shares = Shares(target_seconds)
+        self._reception = Reception(province, services, clock, self.shares)
         self._methods = {each.path.encode(): each for each in self._reception.methods}
         self._tls = tls
         tls.on_change(write_pair)
@@ -134,6 +146,7 @@ class EnvoyDoor:
         self._loop = asyncio.get_running_loop()
         self._draining = False
         self._looking: asyncio.Task[None] | None = None
+        self._sharing: asyncio.Task[None] | None = None
         self._leaf = functools.lru_cache(maxsize=_REMEMBERED)(_leaf)
 
     def follow(self, trust: TrustList) -> None:
@@ -155,8 +168,15 @@ class EnvoyDoor:
             raise not_listenable(f"{address}:{port}") from None
         write_pair(self._tls.current)
         self._looking = asyncio.create_task(self._look())
+        self._sharing = asyncio.create_task(self.shares.watch(_tell))
         Hosted.door = self
         return port
+
+    async def refused(self) -> dict[str, int]:
+        """As of `GrpcioDoor`; Envoy counts those that it refuses as one, ``any``."""
+        said = await admin("GET", f"/stats?filter={BLOCKED}$")
+        found = re.search(rf"{BLOCKED}: (\d+)", said)
+        return {**self.shares.refused, "any": int(found[1]) if found else 0}
 
     async def leave(self) -> None:
         """Let others have the new connections; `close` follows.
@@ -164,7 +184,7 @@ class EnvoyDoor:
         Without effect where no other process shares the address.
         """
         if self._shared:
-            hide(self._address[1])
+            hide(self._address[1:])
             await asyncio.sleep(_HANDS_SECONDS)
 
     async def close(self, grace: float) -> None:
@@ -179,8 +199,9 @@ class EnvoyDoor:
         for each in self._live:
             each.end(WireError(code_pb2.UNAVAILABLE, "the node stops"))
         await self._left(_FLUSH_SECONDS)
-        if self._looking:
-            self._looking.cancel()
+        for task in (self._looking, self._sharing):
+            if task:
+                task.cancel()
         # What was answered last may not have left Envoy yet.
         until = time.monotonic() + _FLUSH_SECONDS
         while time.monotonic() < until:
@@ -199,7 +220,7 @@ class EnvoyDoor:
         while self._live and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         if not self._live:
-            shut(self._address[1], socket.SHUT_WR, listening=False)
+            shut(self._address[1:], socket.SHUT_WR, listening=False)
         self._draining = True
 
     async def _left(self, seconds: float) -> None:
@@ -255,15 +276,18 @@ class EnvoyDoor:
         leaf = self._leaf(headers.get(_CALLER, b""))
         timeout = headers.get(b"grpc-timeout")
         deadline = None if timeout is None else stream.began + seconds(timeout)
-        message = b"" if method.takes_stream else await stream.message()
         call = self._reception.admit(method, leaf, called_as, deadline)
-        stream.lasts_until(deadline)
         if method.takes_stream:
+            stream.lasts_until(deadline)
             await stream.give_all(method.serve(_parsed(method, stream), call))
         elif method.gives_stream:
+            message = await stream.message()
+            stream.lasts_until(deadline)
             await stream.give_all(method.serve(method.read(message), call))
         else:
-            with self._reception.shares.hold(call.caller.role):
+            with self.shares.hold(call.caller):
+                message = await stream.message()
+                stream.lasts_until(deadline)
                 answer = await method.serve(method.read(message), call)
             await stream.give(answer, last=True)
         await stream.finish()
@@ -431,6 +455,10 @@ class _Stream:
         if not self.gone and not self._closed:
             self.gone = True
             self.task.cancel()
+
+
+async def _tell(each: int) -> None:
+    await admin("POST", told(each))
 
 
 async def _kept(pyvoys: Awaitable[_T]) -> _T:
@@ -613,7 +641,15 @@ def become(
     hosted = server.PyvoyServer(application, lifespan=True).get_envoy_config()
     (listener,) = hosted["static_resources"]["listeners"]
     (manager,) = listener["filter_chains"][0]["filters"]
-    filters = [*translators(contract), *manager["typed_config"]["http_filters"]]
+    streams = [
+        f"/{service.full_name}/{method.name}"
+        for service in (*contract, HealthService.descriptor, ReflectionService.descriptor)
+        for method in service.methods
+        if method.client_streaming or method.server_streaming
+    ]
+    spoken, *translating = translators(contract)
+    hosting = manager["typed_config"]["http_filters"]
+    filters = [spoken, shares(config.province, streams), *translating, *hosting]
     write_bootstrap(config, address, port, filters)
     numbers = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # nohup
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)

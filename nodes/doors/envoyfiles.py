@@ -24,6 +24,7 @@ from google.rpc import error_details_pb2
 
 from exchange.client.pair import Pair
 from nodes.doors.calls import LARGEST_REQUEST
+from nodes.doors.envoyshares import replies
 from nodes.worker import Worker
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def _bootstrap(
             "connection_keepalive": {"interval": "60s", "timeout": "20s"},
         },
         "route_config": {"virtual_hosts": [{"name": "node", "domains": ["*"]}]},
+        "local_reply_config": replies(),
         "http_filters": filters,
     }
     secrets = {
@@ -159,7 +161,8 @@ def _bootstrap(
                 {
                     "name": "door",
                     "static_layer": {"overload": {"premature_reset_total_stream_count": _NEVER}},
-                }
+                },
+                {"name": "told", "admin_layer": {}},
             ]
         },
         "overload_manager": {
@@ -215,7 +218,8 @@ def translators(contract: Iterable[ServiceDescriptor]) -> Iterator[dict[str, Any
     """What makes gRPC of gRPC-Web, and of JSON that is posted to a method's path.
 
     A page of somebody else's can make a browser post a form or plain text with the certificate
-    that is installed there, and nothing else: so what comes must say that it is gRPC or JSON.
+    that is installed there, and nothing else: so what comes must say that it is gRPC or JSON. The
+    first filter sees to that.
     """
     spoken = [
         {"header": {"name": "content-type", "string_match": {"prefix": each}}}

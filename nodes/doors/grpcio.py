@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from exchange import status
 from exchange.client.pair import Pair
-from exchange.errors import NoIdentityError
+from exchange.errors import CallerNotAllowedError, NoIdentityError
 from exchange.trust.trustlist import TrustList
 from nodes.call import Call
 from nodes.doors.calls import (
@@ -30,11 +30,19 @@ from nodes.doors.calls import (
     refusal,
     request_id,
 )
+from nodes.doors.shares import MOST, TARGET_SECONDS, Shares
+from nodes.identity import Role
 from nodes.listening import copies, hear, hide, not_listenable, over, shut
 from nodes.tlsfiles import TlsFiles
 
 __all__ = ["GrpcioDoor"]
 
+_WAITING = 2 * MOST, 5 * MOST // 2
+"""Calls that wait until Python takes them: from the first number on, gRPC ends by chance some of
+those that come, from the second on all, and says nothing but CANCELLED. It is dear to say more:
+grpc.aio's refusal costs as much as a bare answer. By default it is 1,000 and 3,000, which all wait
+longer than anybody waits for an answer."""
+_RESERVED = "overload.reserved_listen"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _HANDS_SECONDS: Final = 0.3
 """That a connection which was asked for before may take until it is there: a round trip, or two."""
@@ -63,6 +71,9 @@ class GrpcioDoor:
         is withdrawn ends no connection by itself.
     :param connection_grace_seconds: how long calls under way then have.
     :param shared: whether other processes of the node listen on the address too.
+    :param target_seconds: as of `Shares`.
+    :param reserved: a second address, where apps are refused and nobody waits behind them: what
+        gRPC ends before Python takes it, it ends without a look at who calls.
     """
 
     def __init__(
@@ -76,28 +87,35 @@ class GrpcioDoor:
         connection_seconds: float = 30 * 60,
         connection_grace_seconds: float = 60,
         shared: bool = False,
+        target_seconds: float = TARGET_SECONDS,
+        reserved: str | None = None,
     ) -> None:
-        self._listen = listen
         self._shared = shared
-        self._port = 0
+        self._ports: list[int] = []
         self._running: _Running | None = {} if shared else None
         self._tls = tls
         tls.on_change(self._renew)
-        self._reception = Reception(province, services, clock)
+        self.shares = Shares(target_seconds)
+        self._reception = Reception(province, services, clock, self.shares)
         self._roots = b""
         self._credentials: Any = None
-        self._handed_over: Any = None
-        self._server = grpc.aio.server(
-            options=[
-                # Two nodes on one port would each get half of the calls.
-                ("grpc.so_reuseport", int(shared)),
-                ("grpc.max_receive_message_length", LARGEST_REQUEST),
-                ("grpc.max_connection_age_ms", int(connection_seconds * 1000)),
-                ("grpc.max_connection_age_grace_ms", int(connection_grace_seconds * 1000)),
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ]
-        )
+        self._sharing: asyncio.Task[None] | None = None
+        options = [
+            # Two nodes on one port would each get half of the calls.
+            ("grpc.so_reuseport", int(shared)),
+            ("grpc.max_receive_message_length", LARGEST_REQUEST),
+            ("grpc.max_connection_age_ms", int(connection_seconds * 1000)),
+            ("grpc.max_connection_age_grace_ms", int(connection_grace_seconds * 1000)),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.server.max_pending_requests", _WAITING[0]),
+            ("grpc.server.max_pending_requests_hard_limit", _WAITING[1]),
+        ]
+        self._servers = {
+            field: (address, grpc.aio.server(options=options))
+            for field, address in (("listen", listen), (_RESERVED, reserved))
+            if address is not None
+        }
 
     def follow(self, trust: TrustList) -> None:
         """Trust the authorities of the provinces in the list, for new connections and calls."""
@@ -109,17 +127,24 @@ class GrpcioDoor:
             [(pair.key, pair.certificate)], root_certificates=self._roots
         )
 
-    def _changed_credentials(self) -> Any:
-        """What is new since the last handshake; None, which spares building it again, if nothing.
+    def _following(self) -> tuple[Any, Callable[[], Any]]:
+        """The credentials that a server begins with, and what tells it of new ones.
 
-        gRPC calls it for each handshake, one after the other, on threads of its core: it must not
-        block, and only hands over what lies ready.
+        gRPC calls the second for each handshake, one after the other, on threads of its core: it
+        must not block, and only hands over what lies ready. None, which spares building it again,
+        if nothing is new since the last handshake.
         """
-        credentials = self._credentials
-        if credentials is self._handed_over:
-            return None
-        self._handed_over = credentials
-        return credentials
+        handed_over = self._credentials
+
+        def changed() -> Any:
+            nonlocal handed_over
+            credentials = self._credentials
+            if credentials is handed_over:
+                return None
+            handed_over = credentials
+            return credentials
+
+        return handed_over, changed
 
     async def open(self) -> int:
         """Listen and serve.
@@ -127,29 +152,36 @@ class GrpcioDoor:
         :returns: the port.
         :raises InvalidFieldError: the address cannot be listened on.
         """
+        self._ports = [self._bind(field, *each) for field, each in self._servers.items()]
+        for _, server in self._servers.values():
+            await server.start()
+        self._sharing = asyncio.create_task(self.shares.watch())
+        return self._ports[0]
+
+    def _bind(self, field: str, address: str, server: grpc.aio.Server) -> int:
         handlers: dict[str, dict[str, Handler]] = defaultdict(dict)
         for method in self._reception.methods:
             _, service, name = method.path.split("/")
-            handlers[service][name] = _Wrapped(self._reception, method, self._running).handler()
+            wrapped = _Wrapped(self._reception, method, self._running, reserved=field == _RESERVED)
+            handlers[service][name] = wrapped.handler()
         for service, named in handlers.items():
-            self._server.add_registered_method_handlers(service, named)
-        self._handed_over = self._credentials
+            server.add_registered_method_handlers(service, named)
         try:
-            port = self._server.add_secure_port(
-                self._listen,
+            port = server.add_secure_port(
+                address,
                 grpc.dynamic_ssl_server_credentials(
-                    self._handed_over,
-                    self._changed_credentials,
-                    require_client_authentication=True,
+                    *self._following(), require_client_authentication=True
                 ),
             )
         except RuntimeError:
             port = 0
         if not port:
-            raise not_listenable(self._listen)
-        await self._server.start()
-        self._port = port
+            raise not_listenable(address, field)
         return port
+
+    async def refused(self) -> dict[str, int]:
+        """How many calls of each role found all places of their caller taken, since the start."""
+        return dict(self.shares.refused)
 
     async def leave(self) -> None:
         """Let others have the new connections; `close` follows.
@@ -158,19 +190,24 @@ class GrpcioDoor:
         """
         if not self._shared:
             return
-        hide(self._port)
+        hide(self._ports)
         await asyncio.sleep(_HANDS_SECONDS)
-        shut(self._port, socket.SHUT_RDWR, listening=True)
+        shut(self._ports, socket.SHUT_RDWR, listening=True)
         await asyncio.sleep(_HANDSHAKE_SECONDS)
 
     async def close(self, grace: float) -> None:
         """Tell health checks, take no new calls, and give the running ones ``grace`` seconds."""
         self._reception.health.drain()
         if self._running is None:
-            await self._server.stop(grace)
+            await self._stop(grace)
         else:
             await self._finish(self._running, grace)
             await self._end()
+        if self._sharing:
+            self._sharing.cancel()
+
+    async def _stop(self, grace: float | None) -> None:
+        await asyncio.gather(*(server.stop(grace) for _, server in self._servers.values()))
 
     async def _finish(self, running: _Running, seconds: float) -> None:
         """Wait until no call runs and none comes: then the server's end breaks none."""
@@ -180,7 +217,7 @@ class GrpcioDoor:
         while any(each in running for each in streams) and loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
         while not await self._quiet(running) and loop.time() < until:
-            hear(self._port)
+            hear(self._ports)
             await asyncio.sleep(_HEAR_SECONDS)
 
     async def _quiet(self, running: _Running) -> bool:
@@ -191,11 +228,11 @@ class GrpcioDoor:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + _DEAF_SECONDS
-        hear(self._port, only=())
+        hear(self._ports, only=())
         await asyncio.sleep(_ADMIT_SECONDS)
         while running and loop.time() < until:
             speak = {each.peer() for each, speaks in running.items() if speaks}
-            hear(self._port, only={int(peer.rpartition(":")[2]) for peer in speak})
+            hear(self._ports, only={int(peer.rpartition(":")[2]) for peer in speak})
             await asyncio.sleep(_LOOK_SECONDS)
         await asyncio.sleep(_LOOK_SECONDS)  # the last answers leave
         return not running
@@ -203,8 +240,8 @@ class GrpcioDoor:
     async def _end(self) -> None:
         """End the server, and let callers read that it does."""
         loop = asyncio.get_running_loop()
-        left = copies(self._port)
-        await self._server.stop(None)
+        left = copies(self._ports)
+        await self._stop(None)
         until = loop.time() + _READ_SECONDS
         while not all(map(over, left)) and loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
@@ -213,14 +250,15 @@ class GrpcioDoor:
 
 
 class _Wrapped:
-    """One method as a grpc.aio handler."""
+    """One method as a grpc.aio handler; on a reserved address, none for apps."""
 
     def __init__(
-        self, reception: Reception, method: Method, running: _Running | None = None
+        self, reception: Reception, method: Method, running: _Running | None, *, reserved: bool
     ) -> None:
         self._reception = reception
         self._method = method
         self._running = running
+        self._reserved = reserved
 
     def handler(self) -> Handler:
         """The handler around a service's method."""
@@ -242,7 +280,12 @@ class _Wrapped:
         remaining = context.time_remaining()
         if remaining is not None and remaining < 1e8:  # grpc: a huge number where there is none
             deadline = asyncio.get_running_loop().time() + remaining
-        return self._reception.admit(self._method, leaf, called_as, deadline)
+        call = self._reception.admit(self._method, leaf, called_as, deadline)
+        if self._reserved and call.caller.role is Role.APP:
+            raise CallerNotAllowedError(
+                "this address is not for apps", remedy="call the node's other one"
+            )
+        return call
 
     def _unary(self) -> Callable[[bytes, Context], Awaitable[bytes]]:
         method = self._method
@@ -252,7 +295,7 @@ class _Wrapped:
             called_as = _request_id(context)
             try:
                 call = self._admit(context, called_as)
-                with shares.hold(call.caller.role):
+                with shares.hold(call.caller):
                     answer = await serve(read(data), call)
                 return answer if type(answer) is bytes else answer.SerializeToString()
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a status

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scripts.bench import bare, country, growth, latency, lookup, presence, served, trust
+from scripts.bench import bare, country, growth, latency, lookup, overload, presence, served, trust
 from scripts.bench.field import HOME, Field
 from scripts.bench.load import Load
 from scripts.bench.measure import Figure
@@ -20,7 +20,7 @@ from scripts.bench.peers import VENV
 _ALONE = (HOME,)
 _THREE = ("440000", HOME, "310000")
 """The first is asked, the second has the evidence, the third has none."""
-_LONG = {"latency", "growth-store", "growth-batch", "growth-provinces"}
+_LONG = {"latency", "overload", "growth-store", "growth-batch", "growth-provinces"}
 """Run only where they are named."""
 
 
@@ -32,7 +32,7 @@ class Bench:
     ) -> None:
         self._stack = stack
         self._load = functools.cache(lambda: stack.enter_context(Load(ours=ours)))
-        self._fields: dict[tuple[tuple[str, ...], bool], Field] = {}
+        self._fields: dict[tuple[tuple[str, ...], bool, bool], Field] = {}
         self.cases: dict[str, Callable[[str], Iterator[Figure]]] = {
             "idle": lambda case: served.idle(case, self._field(_ALONE), rounds),
             "fetch": lambda case: served.fetch(
@@ -59,7 +59,12 @@ class Bench:
             "trust": lambda case: trust.refreshes(case, rounds),
             "presence": lambda case: presence.presence(case, self._directory()),
             "exchange": lambda case: country.country(case, self._directory()),
-            "latency": lambda case: latency.latency(case, self._field(_ALONE), rounds, seconds),
+            "latency": lambda case: latency.latency(
+                case, self._field(_ALONE, sheds=True), rounds, seconds
+            ),
+            "overload": lambda case: overload.overload(
+                case, self._field(_ALONE, sheds=True), seconds
+            ),
             "growth-store": lambda case: growth.stores(
                 case, self._directory(), self._load(), rounds, seconds
             ),
@@ -73,11 +78,16 @@ class Bench:
         scratch = self._stack.enter_context(tempfile.TemporaryDirectory())
         return Path(scratch) / "exchange"
 
-    def _field(self, provinces: tuple[str, ...], *, forgets: bool = False) -> Field:
+    def _field(
+        self, provinces: tuple[str, ...], *, forgets: bool = False, sheds: bool = False
+    ) -> Field:
         """The exchange of some provinces, started when it is first asked for."""
-        which = provinces, forgets
+        which = provinces, forgets, sheds
         if which not in self._fields:
-            field = Field(self._directory(), self._load(), provinces, provinces[0], forgets=forgets)
+            field = Field(
+                self._directory(), self._load(), provinces, provinces[0],
+                forgets=forgets, sheds=sheds,
+            )  # fmt: skip
             self._stack.callback(field.stop)
             field.start()
             self._fields[which] = field

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from exchange.subjects import Document, DocumentType, EpochKey, credit_code_check, mod_11_2
 from exchange.v1 import attestation_service_pb2, types_pb2
 from nodes.identity import server_name
-from nodes.trial import START_SECONDS, TrialExchange
+from nodes.trial import START_SECONDS, TrialExchange, free_ports
 from scripts.bench.load import Load
 from scripts.bench.measure import child_of
 from scripts.bench.peers import PATH, BareServer, Pair, echo
@@ -76,6 +77,8 @@ class Field:
     :param load: what calls it.
     :param asked: the province whose node the apps and the peers call.
     :param forgets: it asks the others each time, and keeps no answer.
+    :param sheds: its node takes fewer calls at once where these take long, as nodes do, and has an
+        address for all but apps, where its door can have one; only where it is alone.
     """
 
     def __init__(
@@ -86,8 +89,16 @@ class Field:
         asked: str,
         *,
         forgets: bool = False,
+        sheds: bool = False,
     ) -> None:
         self._environment = {"TONGXING_PEERS__CACHED_SECONDS": "0"} if forgets else {}
+        self.reserved = ""
+        """The address that apps do not call; empty where there is no other."""
+        if not sheds:
+            self._environment["TONGXING_OVERLOAD__TARGET_MS"] = "1000"
+        elif os.environ.get("TONGXING_DOOR", "grpcio") == "grpcio":
+            self.reserved = f"127.0.0.1:{free_ports(1)[0]}"
+            self._environment["TONGXING_OVERLOAD__RESERVED_LISTEN"] = self.reserved
         self.load = load
         self.asked = asked
         self._exchange = TrialExchange(directory, provinces, issuers={HOME: (ISSUER.credit_code,)})

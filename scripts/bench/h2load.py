@@ -7,15 +7,18 @@ are 200 of a refused call too, so its bytes are held against those of an answer 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.bench.target import CONNECTIONS, Ran, Target
 
-__all__ = ["H2load"]
+__all__ = ["Crowd", "H2load"]
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _GIVE_UP_SECONDS = 120
@@ -23,8 +26,20 @@ _RATE = re.compile(r"finished in \S+, ([\d.]+) req/s")
 _DONE = re.compile(r"requests: (\d+) total, .* (\d+) succeeded,")
 _DATA = re.compile(r"\((\d+)\) data")
 _JSON_CONNECTIONS = 16
+_CROWD_CONNECTIONS = 8
+_CROWD_STREAMS = 10_000
 _VARYING = 0.02
 """Answers to one request differ by some bytes: times have more digits or fewer."""
+
+
+@dataclass(slots=True)
+class Crowd:
+    """What a crowd did, once it is over."""
+
+    rate: float = 0.0
+    """Calls a second, that ended one way or another."""
+    good: float = 0.0
+    """Calls a second that were answered."""
 
 
 class H2load:
@@ -72,6 +87,54 @@ class H2load:
         self, target: Target, request: bytes, answer: bytes, count: int, in_flight: int
     ) -> Ran:
         frame = 0 if target.json else 5
+        run = self._begin(target, request, "-n", str(count), *_protocol(target, in_flight))
+        said, failed = run.communicate(timeout=_GIVE_UP_SECONDS)
+        rate, done, data = (pattern.search(said) for pattern in (_RATE, _DONE, _DATA))
+        if not (rate and done and data):
+            raise RuntimeError(f"h2load failed: {failed or said}")
+        expected = count * (len(answer) + frame)
+        if int(done[2]) != count or abs(int(data[1]) - expected) > _VARYING * expected:
+            raise RuntimeError(
+                f"of {count} calls {done[2]} were answered, with {data[1]} bytes and not {expected}"
+            )
+        return Ran(count, float(rate[1]))
+
+    @contextlib.contextmanager
+    def crowd(
+        self,
+        target: Target,
+        request: bytes,
+        answer: bytes,
+        rate: float,
+        seconds: float,
+        deadline: float,
+    ) -> Iterator[Crowd]:
+        """Call with one request so often a second for so long; the context ends when it is over.
+
+        :param answer: what such a request is answered, where it is not refused.
+        :param deadline: seconds that the server is told that each call has.
+        :raises RuntimeError: it failed, or the server ended a connection.
+        """
+        crowd = Crowd()
+        run = self._begin(
+            target,
+            request,
+            *("-D", str(round(seconds)), "--rps", f"{rate / _CROWD_CONNECTIONS:.3f}"),
+            *("-H", f"grpc-timeout: {deadline * 1000:.0f}m"),
+            *_protocol(target, _CROWD_STREAMS, _CROWD_CONNECTIONS),
+        )
+        try:
+            yield crowd
+            said, failed = run.communicate(timeout=seconds + _GIVE_UP_SECONDS)
+        finally:
+            run.kill()
+        per_second, done, data = (each.search(said) for each in (_RATE, _DONE, _DATA))
+        if not (per_second and done and data and int(done[1])):
+            raise RuntimeError(f"h2load failed: {failed or said}")
+        crowd.rate = float(per_second[1])
+        crowd.good = crowd.rate * int(data[1]) / (len(answer) + 5) / int(done[1])
+
+    def _begin(self, target: Target, request: bytes, *options: str) -> subprocess.Popen[str]:
         certificate, key, body = (self._scratch / name for name in ("cert.pem", "key.pem", "body"))
         certificate.write_bytes(target.certificate)
         key.touch(0o600)
@@ -79,10 +142,10 @@ class H2load:
         body.write_bytes(b"" if target.json else b"\x00" + len(request).to_bytes(4, "big"))
         with body.open("ab") as file:
             file.write(request)
-        run = subprocess.run(
+        return subprocess.Popen(
             [
-                *("h2load", "-n", str(count), "-d", str(body)),
-                *_protocol(target, in_flight),
+                *("h2load", "-d", str(body)),
+                *options,
                 *("--connect-to", target.address),
                 f"https://{target.server_name}{target.path}",
             ],
@@ -93,26 +156,16 @@ class H2load:
                 "BENCH_KEY": str(key),
             },
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=_GIVE_UP_SECONDS,
-            check=False,
         )
-        rate, done, data = (pattern.search(run.stdout) for pattern in (_RATE, _DONE, _DATA))
-        if not (rate and done and data):
-            raise RuntimeError(f"h2load failed: {run.stderr or run.stdout}")
-        expected = count * (len(answer) + frame)
-        if int(done[2]) != count or abs(int(data[1]) - expected) > _VARYING * expected:
-            raise RuntimeError(
-                f"of {count} calls {done[2]} were answered, with {data[1]} bytes and not {expected}"
-            )
-        return Ran(count, float(rate[1]))
 
 
-def _protocol(target: Target, in_flight: int) -> list[str]:
+def _protocol(target: Target, in_flight: int, connections: int = CONNECTIONS) -> list[str]:
     # HTTP/1.1 has one call at a time on a connection: more of them, but not so many that their
     # handshakes are what is measured.
-    clients, streams = (_JSON_CONNECTIONS, 1) if target.json else (CONNECTIONS, in_flight)
+    clients, streams = (_JSON_CONNECTIONS, 1) if target.json else (connections, in_flight)
     kind = "json" if target.json else "grpc"
     return [
         *("-c", str(clients), "-m", str(streams)),

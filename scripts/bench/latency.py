@@ -13,9 +13,9 @@ from scripts.bench.field import Field
 from scripts.bench.measure import Figure, compare, interleave, until_idle
 from scripts.bench.openloop import Outcome
 from scripts.bench.served import recognitions, run
-from scripts.bench.target import Target
+from scripts.bench.target import NEVER_SHED, Target
 
-__all__ = ["latency"]
+__all__ = ["DEADLINE", "latency", "percentile", "took"]
 
 LOADS = (0.5, 0.8, 0.95, 1.5, 2.0, 3.0)
 """Parts of the capacity, which is measured just before each."""
@@ -48,7 +48,7 @@ def latency(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Fi
 
         def ask(target: Target, pid: int, load: float) -> _Round:
             until_idle(pid)
-            capacity = run(field, target, requests, 2 * seconds, (pid,)).rate
+            capacity = run(field, target, requests, 2 * seconds, (pid,), in_flight=NEVER_SHED).rate
             until_idle(pid)
             asking = elsewhere.submit(
                 openloop.run, target, requests, load * capacity, seconds * _LONGER, DEADLINE
@@ -69,7 +69,7 @@ def latency(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Fi
     )  # fmt: skip
     for load, mine, others in zip(LOADS, ours, theirs, strict=True):
         yield from _figures(f"{case}.{load:.0%}", mine, others)
-    behind = [_percentile(each.outcome.behind, 0.99) for rounds_ in found for each in rounds_]
+    behind = [percentile(each.outcome.behind, 0.99) for rounds_ in found for each in rounds_]
     yield compare(f"{case}.behind", "ms", [1000 * each for each in behind], load=_LOAD)
 
 
@@ -80,21 +80,23 @@ def _figures(case: str, ours: Sequence[_Round], theirs: Sequence[_Round]) -> Ite
     bearable = [min(rate, each.capacity) for rate, each in zip(asked, ours, strict=True)]
     yield compare(f"{case}.good", "calls/s", good, "bearable", bearable, load=_LOAD)
     for name, part in (("p50", 0.5), ("p99", 0.99)):
-        took = [[1000 * _took(each.outcome, part) for each in side] for side in (ours, theirs)]
+        each_took = [[1000 * took(each.outcome, part) for each in side] for side in (ours, theirs)]
         yield compare(
-            f"{case}.{name}", "ms", took[0], "echo", took[1], less_is_better=True, load=_LOAD
-        )
+            f"{case}.{name}", "ms", each_took[0], "echo", each_took[1], less_is_better=True,
+            load=_LOAD,
+        )  # fmt: skip
     refused = [100 * each.refused / len(each.behind) for each in outcomes]
     late = [100 * each.late / len(each.behind) for each in outcomes]
     yield compare(f"{case}.refused", "%", refused, load=_LOAD)
     yield compare(f"{case}.late", "%", late, load=_LOAD)
 
 
-def _took(outcome: Outcome, part: float) -> float:
+def took(outcome: Outcome, part: float) -> float:
     """A percentile of what was not refused; who was late has waited until the deadline."""
-    return _percentile([*outcome.in_time, *[DEADLINE] * outcome.late], part)
+    return percentile([*outcome.in_time, *[DEADLINE] * outcome.late], part)
 
 
-def _percentile(values: Sequence[float], part: float) -> float:
+def percentile(values: Sequence[float], part: float) -> float:
+    """The value below which such a part of them lies; 0 of none."""
     ordered = sorted(values) or [0.0]
     return ordered[int(len(ordered) * part)]

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ import grpc.aio
 import uvloop
 
 from exchange.v1 import attestation_service_pb2
-from scripts.bench.h2load import H2load
+from scripts.bench.h2load import Crowd, H2load
 from scripts.bench.target import CONNECTIONS, IN_FLIGHT, Ran, Target, tls
 
 __all__ = ["Load"]
@@ -98,6 +99,18 @@ class Load:
             pipe.send((_calls, target, (*requests[at:], *requests[:at]), seconds, in_flight))
         ran = [_answer(pipe) for _, pipe in self._workers]
         return Ran(sum(calls for calls, _ in ran), sum(calls / took for calls, took in ran))
+
+    def crowd(
+        self, target: Target, request: bytes, rate: float, seconds: float, deadline: float
+    ) -> AbstractContextManager[Crowd]:
+        """Call with one request so often a second, whatever comes back.
+
+        :raises RuntimeError: there is no h2load: a client of ours would be what limits.
+        """
+        if self._h2load is None:
+            raise RuntimeError("a crowd is h2load's")
+        answer = self.once(target, request)
+        return self._h2load.crowd(target, request, answer, rate, seconds, deadline)
 
     def once(self, target: Target, request: bytes) -> bytes:
         """One call, and its answer.

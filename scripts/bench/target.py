@@ -6,11 +6,13 @@ import ssl
 import tempfile
 from dataclasses import dataclass
 
-__all__ = ["CONNECTIONS", "IN_FLIGHT", "Ran", "Target", "tls"]
+__all__ = ["CONNECTIONS", "IN_FLIGHT", "NEVER_SHED", "Ran", "Target", "tls"]
 
 CONNECTIONS = 2
 IN_FLIGHT = 32
 """Calls that each connection keeps running at once."""
+NEVER_SHED = 12
+"""The same, where a node is to refuse none that sheds load."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import gzip
 import hashlib
-import http.client
 import itertools
 import json
 import os
 import re
 import signal
 import socket
-import ssl
 import stat
 import subprocess
 import sys
@@ -25,6 +22,7 @@ from urllib.parse import quote
 
 import grpc
 import pytest
+from doors import asked, posted
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from hypothesis import given, strategies
 
@@ -32,9 +30,7 @@ from exchange.errors import InvalidFieldError
 from exchange.v1 import trust_service_pb2 as pb
 from nodes.doors.calls import LARGEST_REQUEST
 from nodes.doors.envoy import EnvoyDoor, Hosted, require
-from nodes.doors.shares import Shares
 from nodes.doors.wire import Frames, WireError, frame, seconds, trailers
-from nodes.identity import Role
 from nodes.tlsfiles import TlsFiles
 from nodes.trial import TrialExchange
 
@@ -131,33 +127,6 @@ async def test_callers_who_give_up_in_a_crowd_cut_nobody_off(exchange):
                 call.cancel()
             given_up, now = await counted(exchange)
             assert now == ended
-
-
-def posted(exchange, who, path, data, content="application/json", *more, province=SICHUAN):
-    """What an HTTP client without gRPC is answered: the status, and the JSON or the text.
-
-    :param more: headers beside the content type.
-    """
-    home = exchange.directory / province
-    context = ssl.create_default_context(cafile=home / "authority.pem")
-    context.load_cert_chain(home / f"{who}.pem", home / f"{who}-key.pem")
-    context.check_hostname = False  # by its address; the certificate's name is the node's
-    host, port = exchange.addresses[province].split(":")
-    connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=10)
-    with contextlib.closing(connection):
-        connection.putrequest("POST", path)
-        for name, value in (("Content-Type", content), ("Content-Length", len(data)), *more):
-            connection.putheader(name, value)
-        connection.endheaders(data.encode())
-        answer = connection.getresponse()
-        text = answer.read().decode()
-    spoken = answer.headers["content-type"] == "application/json"
-    return answer.status, json.loads(text) if spoken else text
-
-
-def asked(document):
-    number = {"type": "DOCUMENT_TYPE_RESIDENT_ID", "number": document.number}
-    return json.dumps({"document": number, "purpose": "PURPOSE_ENTRY_CHECK"})
 
 
 @pytest.fixture
@@ -396,6 +365,18 @@ async def test_a_door_outside_envoy_is_refused(door, waiting, monkeypatch):
         )
 
 
+async def test_a_reserved_address_is_refused_where_there_is_none(door, waiting):
+    with pytest.raises(InvalidFieldError, match=r"overload\.reserved_listen: "):
+        EnvoyDoor(
+            province=SICHUAN,
+            listen="",
+            tls=door._tls,
+            services=[waiting],
+            clock=lambda: datetime.now(UTC),
+            reserved="127.0.0.1:1",
+        )
+
+
 def body(data, more=False):
     return {"type": "http.request", "body": data, "more_body": more}
 
@@ -503,7 +484,7 @@ async def test_a_deadline_ends_the_work(exchange, door, waiting):
 
 
 async def test_a_crowd_is_refused_at_once_and_an_admin_is_not(exchange, door, waiting):
-    door._reception.shares = Shares({Role.APP: 1})
+    door.shares.each = 1
     crowd = scope(exchange, grpc_timeout="5S")
     first = Said(body(frame(b"")))
     serving = asyncio.create_task(door.serve(crowd, first.receive, first.send))
@@ -515,7 +496,7 @@ async def test_a_crowd_is_refused_at_once_and_an_admin_is_not(exchange, door, wa
         assert refused.code == code_pb2.RESOURCE_EXHAUSTED
         retry = error_details_pb2.RetryInfo()
         assert any(each.Unpack(retry) for each in refused.details)
-        assert retry.retry_delay.seconds == 1
+        assert 0.5 <= retry.retry_delay.ToTimedelta().total_seconds() < 2.5
         admin = Said(body(frame(b"")))
         own = scope(exchange, caller=named(pem(exchange, "admin")), grpc_timeout="50m")
         await door.serve(own, admin.receive, admin.send)

@@ -12,6 +12,7 @@ from waiting import heard
 
 from exchange.client import Purpose
 from exchange.errors import AuditUnavailableError
+from nodes.doors.shares import MOST
 from nodes.trial import TrialExchange, free_ports, wait_until
 
 
@@ -156,3 +157,7 @@ def test_nothing_of_a_person_is_in_them(exchange, people):
     with urllib.request.urlopen(exchange.metrics, timeout=30) as answer:
         text = answer.read().decode()
     assert not [number for number in people.numbers if len(number) > 10 and number in text]
+
+
+def test_how_many_calls_each_caller_may_have_is_told(exchange):
+    assert scraped(exchange)["tongxing_places",] == MOST
