@@ -13,7 +13,7 @@ from typing import Final
 
 from exchange.errors import InvalidFieldError
 
-__all__ = ["ROUND_ROBIN", "read", "target", "targets"]
+__all__ = ["ROUND_ROBIN", "read", "several", "target", "targets"]
 
 ROUND_ROBIN: Final = '{"loadBalancingConfig":[{"round_robin":{}}]}'
 """A gRPC service config: calls go to all that a target stands for, each in its turn; who is down is
@@ -54,6 +54,11 @@ def targets(addresses: Sequence[str]) -> list[str]:
     if len(schemes) > 1 or schemes == {_DNS}:
         return [target(address) for address in addresses]
     return [f"{schemes.pop()}{','.join(addresses)}"]
+
+
+def several(target: str) -> bool:
+    """Whether a target may stand for more than one server: some addresses, or a name."""
+    return "," in target or target.startswith(_DNS)
 
 
 _DNS = "dns:///"

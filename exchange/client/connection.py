@@ -49,7 +49,7 @@ _OPTIONS = (
     # Also how long what was sent may stay unacknowledged: a machine that is gone says nothing.
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 _LOOK_SECONDS = 1.0
 """How often, at most, a call looks whether certificate or authority have changed."""

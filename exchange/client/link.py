@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from exchange.client.address import ROUND_ROBIN
+from exchange.client.address import ROUND_ROBIN, several
 from exchange.client.pair import Pair
 
 __all__ = ["Endpoint", "Link"]
@@ -173,7 +173,8 @@ class Link:
                 ("grpc.ssl_target_name_override", endpoint.name),
                 # A channel of its own connection, or a new one would share the old one's.
                 ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.service_config", ROUND_ROBIN),
+                # One address needs it not, and without it is called at once when it is back.
+                *((("grpc.service_config", ROUND_ROBIN),) if several(endpoint.target) else ()),
                 *self._options,
             ],
         )

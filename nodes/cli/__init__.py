@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -38,6 +38,9 @@ from nodes.cli import (
 )
 
 __all__ = ["app", "explain", "main", "run"]
+
+INTERRUPTED: Final = 130
+"""The exit code, as of a shell: 128 and the signal's number."""
 
 app = typer.Typer(
     name="tongxing",
@@ -133,6 +136,9 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except typer.Abort:
         output.print_line("已中止 aborted")
+    except KeyboardInterrupt:  # in an instant when nobody further in takes it
+        output.print_line("已中止 aborted")
+        return INTERRUPTED
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:  # noqa: BLE001 - the last line: a user is not shown a traceback
