@@ -7,7 +7,7 @@ import contextlib
 import functools
 from uuid import UUID
 
-from waiting import until
+from waiting import heard, until
 
 from exchange.errors import StoreUnavailableError
 
@@ -76,6 +76,12 @@ class Stream:
         found = await asyncio.gather(*map(read, self.acknowledged), return_exceptions=True)
         lost = [each for each in found if isinstance(each, BaseException)]
         assert not lost, f"{len(lost)} of {len(found)}: {lost[0]!r}"
+
+    async def goes_on(self, app):
+        """What is published from now on is recognised in the app's province."""
+        last = self._people.tested()
+        await comes_back(functools.partial(self._issuer.publish, last))
+        await heard(app, last.document)
 
 
 async def comes_back(call):

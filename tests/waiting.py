@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from exchange.client import Client, Purpose
@@ -32,6 +33,15 @@ async def until(what: str, holds: Callable[[], Any], seconds: float = SECONDS) -
             return found
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
         await asyncio.sleep(_PAUSE)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and is not waited for yet does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def has_evidence(decision: recognition.Decision) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruling import rule
 
 from exchange import attestations, cbor, cose, views
 from exchange.attestations import AttestationVerifier
@@ -35,18 +36,6 @@ from exchange.v1 import recognition_service_pb2 as pb
 GUANGDONG, HUBEI, SICHUAN = "440000", "420000", "510000"
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
-
-
-def rule(id: str, kinds: str, colour: str, when: str, **changes: Any) -> dict[str, Any]:  # noqa: A002 - a rule's own name for it
-    return {
-        "id": id,
-        "kinds": kinds.split(),
-        "colour": colour,
-        "when": when,
-        "reason": {"zh": f"规则{id}", "en": f"the rule {id}"},
-        "valid_from": "2020-03-01T00:00:00+08:00",
-        **changes,
-    }
 
 
 NEGATIVE_48H = rule(

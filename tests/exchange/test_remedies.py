@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruling import rule
 
 from exchange import views
 from exchange.asking import ask_rules, settle
@@ -44,18 +45,6 @@ from exchange.v1 import types_pb2
 GUANGDONG, HUBEI, SICHUAN = "440000", "420000", "510000"
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 DAY = 24 * HOUR
-
-
-def rule(id: str, kinds: str, colour: str, when: str, **changes: Any) -> dict[str, Any]:  # noqa: A002 - a rule's own name for it
-    return {
-        "id": id,
-        "kinds": kinds.split(),
-        "colour": colour,
-        "when": when,
-        "reason": {"zh": f"规则{id}", "en": f"the rule {id}"},
-        "valid_from": "2020-03-01T00:00:00+08:00",
-        **changes,
-    }
 
 
 NEGATIVE = rule(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruling import rule
 
 from exchange import views, wire
 from exchange.attestations import LIFE, AttestationVerifier
@@ -26,18 +27,6 @@ MICROSECOND = timedelta(microseconds=1)
 GREEN, TOO_OLD = "RECOGNIZED GREEN ACCEPTED", "NOT_RECOGNIZED UNSPECIFIED NOT_RECOGNIZED_BY_RULE"
 
 TESTS = "NUCLEIC_ACID_TEST ANTIGEN_TEST"
-
-
-def rule(id: str, kinds: str, colour: str, when: str, **changes: Any) -> dict[str, Any]:  # noqa: A002 - a rule's own name for it
-    return {
-        "id": id,
-        "kinds": kinds.split(),
-        "colour": colour,
-        "when": when,
-        "reason": {"zh": f"规则{id}", "en": f"the rule {id}"},
-        "valid_from": "2020-03-01T00:00:00+08:00",
-        **changes,
-    }
 
 
 NEGATIVE_48H = rule(

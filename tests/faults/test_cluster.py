@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from uuid import UUID
 
 import pytest
 from clusters import SLOTS, Cluster, die_ahead, wait_until
-from streaming import Stream, comes_back
+from streaming import Stream
 from waiting import heard, until
 
 from exchange.client import Purpose
@@ -101,9 +100,7 @@ async def test_slots_that_move_under_load_lose_nothing_acknowledged(
             assert cluster.owner(JOURNAL) is home
     stream.check_errors()
     await stream.check_each()
-    last = people.tested()
-    await comes_back(functools.partial(issuer.publish, last))
-    await heard(app, last.document)
+    await stream.goes_on(app)
 
 
 async def test_a_failover_by_hand_under_load_loses_nothing_acknowledged(cluster, issuer, people):
@@ -136,9 +133,7 @@ async def test_a_primary_that_is_killed_under_load_loses_nothing_acknowledged(
     assert stream.errors
     stream.check_errors()
     await stream.check_each()
-    last = people.tested()
-    await comes_back(functools.partial(issuer.publish, last))
-    await heard(app, last.document)
+    await stream.goes_on(app)
     assert exchange.pid(SICHUAN) == node
     await until("who asks nothing learns of it too", lambda: idle.lives > lives)
     await idle.close()

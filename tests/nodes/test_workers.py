@@ -20,7 +20,7 @@ import pytest
 from doors import need
 from grpc_health.v1 import health_pb2
 from prometheus_client.parser import text_string_to_metric_families
-from waiting import until
+from waiting import alive, until
 
 from exchange.client import Purpose
 from exchange.errors import InvalidFieldError
@@ -44,14 +44,6 @@ def events(exchange, *names):
 
 def said(exchange, name, times=1):
     wait_until(name, lambda: len(events(exchange, name)) >= times, SECONDS)
-
-
-def alive(pid):
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def children(pid):
