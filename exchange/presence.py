@@ -51,10 +51,10 @@ class PresenceFilter:
 
     __slots__ = ("_capacity", "_count", "_hashes", "_size", "bits")
 
-    bits: bytearray
+    bits: bytearray | memoryview
     """The filter itself, to be sent; its length never changes, its bits are only ever set."""
 
-    def __init__(self, bits: bytearray, hashes: int, count: int) -> None:
+    def __init__(self, bits: bytearray | memoryview, hashes: int, count: int) -> None:
         self.bits = bits
         self._hashes = hashes
         self._size = len(bits) * 8
@@ -72,9 +72,9 @@ class PresenceFilter:
 
     @classmethod
     def from_bits(
-        cls, bits: bytes | bytearray, hashes: int = HASHES, count: int = 0
+        cls, bits: bytes | bytearray | memoryview, hashes: int = HASHES, count: int = 0
     ) -> PresenceFilter:
-        """Take one that was sent. A bytearray is taken as it is, bytes are copied.
+        """Take one that was sent. Bytes are copied; what can be written is taken as it is.
 
         :param bits: 0 to 2^30 bytes, a multiple of 8; none is a filter with nobody in it.
         :param hashes: 1 to 16.
@@ -91,7 +91,7 @@ class PresenceFilter:
             )
         if not bits:
             bits = cls.sized(0).bits
-        return cls(bits if type(bits) is bytearray else bytearray(bits), hashes, max(count, 0))
+        return cls(bytearray(bits) if isinstance(bits, bytes) else bits, hashes, max(count, 0))
 
     @property
     def hashes(self) -> int:

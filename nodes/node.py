@@ -192,7 +192,9 @@ async def running(
             logs.own, clock, config.audit.keep_days, province=config.province, among=logs
         )
         stack.push_async_callback(audit.close)
-        stores = await Stores.open(url, config.province, name(own), replicas=config.store.replicas)
+        stores = await Stores.open(
+            url, config.province, name(config.data), replicas=config.store.replicas
+        )
         stack.push_async_callback(stores.close)
         store = stores.attestations
         feed = Feed(
@@ -205,7 +207,7 @@ async def running(
         peers = PeerLinks(config.province, tls)
         stack.push_async_callback(peers.close)
         remotes = Remotes(peers, config.peers.timeout_seconds)
-        syncs = Synchroniser(config.province, remotes, stores.answers, stores.statuses, clock)
+        syncs = Synchroniser(config.province, remotes, stores.statuses, clock)
         stack.push_async_callback(syncs.close)
         views = PeerViews(config.province, keeper.current, peers.get, syncs.get)
         verifier = AttestationVerifier()

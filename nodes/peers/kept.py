@@ -1,23 +1,39 @@
-"""What a node keeps in memory of each peer, beside its presence filter: little, and bounded."""
+"""What a node keeps in memory of each peer, beside its presence filter: bounded.
+
+It lies in plain bytes, which one process writes and others may look at (`nodes.peers.memory`).
+"""
 
 from __future__ import annotations
 
-from array import array
+import secrets
 from collections.abc import Mapping
-from struct import unpack_from
+from struct import Struct, unpack_from
 from typing import Final
 
 from exchange.errors import MalformedObjectError
 from exchange.presence import SUBJECT_BYTES
 from exchange.statuslist import LIST_SIZE, LISTS_OF_PROVINCE
+from nodes.peers.memory import Memory, Page
 
-__all__ = ["MOST_LISTS", "RecentChanges", "RevokedPlaces", "TooManyListsError"]
+__all__ = [
+    "MARK_BYTES",
+    "MOST_LISTS",
+    "PeerMemory",
+    "RecentChanges",
+    "RevokedPlaces",
+    "TooManyListsError",
+]
 
+MARK_BYTES: Final = 16
 MOST_LISTS: Final = LISTS_OF_PROVINCE
 
-_LIST_BYTES: Final = LIST_SIZE // 8
-_SLOTS: Final = 1 << 10
+_SLOTS: Final = 1 << 20
 _SLOT: Final = _SLOTS - 1
+_mark: Final = Struct("<QQ")
+
+_LIST_BYTES: Final = LIST_SIZE // 8
+_DIRECTORY_BYTES: Final = (2 + MOST_LISTS) * 8
+_NO_LIST: Final = (1 << 64) - 1
 
 
 class TooManyListsError(MalformedObjectError):
@@ -25,65 +41,84 @@ class TooManyListsError(MalformedObjectError):
 
 
 class RecentChanges:
-    """Tells whether a subject was among a peer's last changes: never wrongly no.
+    """Tells whether a subject changed since some moment: never wrongly no.
 
-    Each subject has one of 1,024 slots, which holds the number of the last message that named a
-    subject of that slot. So 8 KiB are enough, and nothing is forgotten: a wrong yes needs that
-    another subject of the slot was named since the mark.
+    Each subject has one of 2^20 slots, which holds the number of the last message that named a
+    subject of that slot. So 8 MiB are enough, and nothing is forgotten: a wrong yes needs that
+    another subject of the slot was named since. Pages that nobody touched take no room.
+
+    :param memory: `SIZE` bytes, zero at first.
     """
 
-    __slots__ = ("_floor", "_last", "_slots")
+    SIZE: Final = (2 + _SLOTS) * 8
 
-    def __init__(self) -> None:
-        self._slots = array("Q", bytes(_SLOTS * 8))
-        self._last = 0
-        self._floor = 1
+    __slots__ = ("_words",)
 
-    def mark(self) -> int:
-        """Give the number of the last message."""
-        return self._last
+    def __init__(self, memory: memoryview) -> None:
+        self._words = memory.cast("Q")  # a number for each beginning, the last message's, the slots
 
-    def since(self, subject: bytes, mark: int) -> bool:
-        """Whether a subject was perhaps named after a mark; True also where nobody listened.
+    def mark(self) -> bytes:
+        """Give this moment, by which `unchanged` is asked later: 16 bytes.
+
+        Of two words that another process writes, each may be the older one: a mark from before
+        says "changed" too often.
+        """
+        words = self._words
+        return _mark.pack(words[0], words[1])
+
+    def unchanged(self, subject: bytes, mark: bytes) -> bool:
+        """Whether a subject was surely not named since a mark; False also where nobody listened.
 
         :param subject: the fingerprint, 8 bytes.
+        :param mark: 16 bytes.
         """
-        at = int.from_bytes(subject[:2], "little") & _SLOT
-        return mark < self._floor or self._slots[at] > mark
+        begun: int
+        last: int
+        begun, last = _mark.unpack(mark)
+        words = self._words
+        named = words[2 + (int.from_bytes(subject[:4], "little") & _SLOT)]
+        return begun != 0 and named <= last and words[0] == begun
 
     def begin(self) -> None:
         """Begin anew: what changed until now, nobody knows."""
-        self._last += 1
-        self._floor = self._last
+        self._words[0] = secrets.randbits(63) + 1
 
     def next(self) -> None:
         """Begin another message."""
-        self._last += 1
+        self._words[1] += 1
 
     def note(self, packed: bytes) -> None:
         """Note subjects of the message.
 
         :param packed: 8 bytes each, one after another.
         """
-        slots, last = self._slots, self._last
+        words = self._words
+        last = words[1]
         for x in unpack_from(f"<{len(packed) // SUBJECT_BYTES}Q", packed):
-            slots[x & _SLOT] = last
+            words[2 + (x & _SLOT)] = last
 
 
 class RevokedPlaces:
-    """The revoked places (撤销) of a province's status lists. What is set once stays set."""
+    """The revoked places (撤销) of a province's status lists. What is set once stays set.
 
-    __slots__ = ("_lists",)
+    :param memory: `SIZE` bytes, zero at first. Pages that nobody touched take no room.
+    """
 
-    def __init__(self) -> None:
-        self._lists: dict[int, bytearray] = {}
+    SIZE: Final = _DIRECTORY_BYTES + MOST_LISTS * _LIST_BYTES
+
+    __slots__ = ("_bits", "_known", "_places", "_words")
+
+    def __init__(self, memory: memoryview) -> None:
+        # How often the lists changed, how many rooms are taken, and the list in each of them.
+        self._words = memory[:_DIRECTORY_BYTES].cast("Q")
+        self._bits = memory[_DIRECTORY_BYTES : self.SIZE]
+        self._known = 0
+        self._places: dict[int, int] = {}
 
     def __contains__(self, place: tuple[int, int]) -> bool:
         number, index = place
-        bits = self._lists.get(number)
-        return (
-            bits is not None and index >> 3 < len(bits) and bits[index >> 3] >> (index & 7) & 1 > 0
-        )
+        start = self._starts().get(number)
+        return start is not None and self._bits[start + (index >> 3)] >> (index & 7) & 1 > 0
 
     def add(self, number: int, index: int) -> None:
         """Set one.
@@ -91,10 +126,7 @@ class RevokedPlaces:
         :param index: 0 to 2^18 - 1.
         :raises TooManyListsError: it is of one list too many.
         """
-        bits = self._list(number)
-        if index >> 3 >= len(bits):
-            bits.extend(bytes((index >> 3) + 1 - len(bits)))
-        bits[index >> 3] |= 1 << (index & 7)
+        self._bits[self._start(number) + (index >> 3)] |= 1 << (index & 7)
 
     def merge(self, number: int, bits: bytes | bytearray) -> None:
         """Set all that are set in a list's bits.
@@ -105,37 +137,86 @@ class RevokedPlaces:
         """
         if len(bits) > _LIST_BYTES:
             raise MalformedObjectError("longer than a status list", field="revoked.bits")
-        known = self._list(number)
+        start = self._start(number)
+        known = self._bits[start : start + len(bits)]
         both = int.from_bytes(known, "little") | int.from_bytes(bits, "little")
-        known[:] = both.to_bytes(max(len(known), len(bits)), "little")
+        known[:] = both.to_bytes(len(bits), "little")
 
     def take(self, whole: RevokedPlaces) -> bool:
-        """Set all of a province's whole state, which is this one's from then on.
+        """Set all of a province's whole state.
 
         Where there would be too many lists, those are forgotten of which it says nothing: they have
         ended, or were never there.
 
         :return: whether any was forgotten.
         """
-        too_many = len(self._lists.keys() | whole._lists.keys()) > MOST_LISTS
+        known, named = self._starts().keys(), whole._starts().keys()
+        too_many = len(known | named) > MOST_LISTS
         if too_many:
-            for number in self._lists.keys() - whole._lists.keys():
-                del self._lists[number]
-        for number, bits in whole._lists.items():
-            if number in self._lists:
-                self.merge(number, bits)
-            else:
-                self._lists[number] = bits
+            for number in known - named:
+                self._forget(number)
+        for number, bits in whole.lists().items():
+            self.merge(number, bits)
         return too_many
 
     def lists(self) -> Mapping[int, bytes]:
-        """Give a copy of the bits of each list, by its number."""
-        return {number: bytes(bits) for number, bits in self._lists.items()}
+        """Give a copy of the bits of each list, up to the last that is set, by its number."""
+        return {
+            number: bytes(self._bits[start : start + _LIST_BYTES]).rstrip(b"\0")
+            for number, start in self._starts().items()
+        }
 
-    def _list(self, number: int) -> bytearray:
-        bits = self._lists.get(number)
-        if bits is None:
-            if len(self._lists) >= MOST_LISTS:
+    def _starts(self) -> dict[int, int]:
+        """Where each list's bits begin; another process may have changed it."""
+        words = self._words
+        if words[0] != self._known:
+            self._known = words[0]
+            rooms = words[2 : 2 + words[1]].tolist()
+            self._places = {
+                number: room * _LIST_BYTES
+                for room, number in enumerate(rooms)
+                if number != _NO_LIST
+            }
+        return self._places
+
+    def _start(self, number: int) -> int:
+        """Where a list's bits begin; it is given a room where it has none."""
+        places, words = self._starts(), self._words
+        start = places.get(number)
+        if start is None:
+            if len(places) >= MOST_LISTS:
                 raise TooManyListsError("of too many status lists", field="revoked.list")
-            bits = self._lists[number] = bytearray()
-        return bits
+            taken = words[1]
+            room = taken
+            if len(places) < taken:
+                room = words[2 : 2 + taken].tolist().index(_NO_LIST)
+            words[2 + room], words[1] = number, max(taken, room + 1)
+            start = places[number] = room * _LIST_BYTES
+            self._known = words[0] = words[0] + 1
+        return start
+
+    def _forget(self, number: int) -> None:
+        start = self._starts().pop(number)
+        words = self._words
+        words[2 + start // _LIST_BYTES] = _NO_LIST
+        self._known = words[0] = words[0] + 1
+        self._bits[start : start + _LIST_BYTES] = bytes(_LIST_BYTES)
+
+
+class PeerMemory:
+    """All of one peer in one piece, with a page to say how it stands.
+
+    :param memory: `SIZE` bytes, zero at first.
+    """
+
+    SIZE: Final = Page.SIZE + RecentChanges.SIZE + RevokedPlaces.SIZE
+
+    __slots__ = ("memory", "page", "recent", "revoked")
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        recent = Page.SIZE
+        revoked = recent + RecentChanges.SIZE
+        self.page = Page(memory.view[:recent])
+        self.recent = RecentChanges(memory.view[recent:revoked])
+        self.revoked = RevokedPlaces(memory.view[revoked:])

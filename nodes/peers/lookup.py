@@ -1,7 +1,8 @@
 """What the other provinces hold of somebody: only who can know is asked (design.md §8).
 
 A province whose presence filter says no holds nothing of the holder, as of when it was last heard
-from. What it answered before, and has changed nothing of since, is at hand in the node's own store.
+from. What it answered before, and has changed nothing of since, is at hand in the node's own store:
+with the moment before it was asked, among all changes of the province that were heard.
 The rest are called: at once, within what time the caller leaves, and no longer than a peer may
 take. A peer that is slow, silent or lying costs the others nothing.
 
@@ -32,6 +33,7 @@ from exchange.trust.trustlist import TrustList
 from exchange.v1 import peer_service_pb2 as pb
 from exchange.v1 import types_pb2
 from nodes.call import Call
+from nodes.peers.kept import MARK_BYTES
 from nodes.peers.links import Links, Peer
 
 __all__ = ["Answers", "Found", "Looking", "Lookup", "SyncView", "Syncs"]
@@ -72,11 +74,11 @@ class SyncView(Protocol):
     def perhaps(self, subject: bytes, /) -> bool:
         """Whether it may hold anything of a fingerprint; True also where that is not known."""
 
-    def mark(self) -> int:
-        """The place in its changes up to which they are heard."""
+    def mark(self) -> bytes:
+        """What moment it is among its changes: 16 bytes."""
 
-    def changed_since(self, subject: bytes, mark: int) -> bool:
-        """Whether a change of the fingerprint was heard since; True also where it is not known."""
+    def unchanged(self, subject: bytes, mark: bytes) -> bool:
+        """Whether surely no change of the fingerprint was heard since the mark."""
 
 
 class Syncs(Protocol):
@@ -142,16 +144,20 @@ class _Question:
         self.kept_as_of = kept_as_of
         """As of when what it answered before stands; None: that counts no more."""
         # Before anything is asked: whatever changes from here on is not missed.
-        self.mark = None if sync is None or sync.as_of is None else sync.mark()
+        self.mark = None if sync is None else sync.mark()
 
-    def unchanged(self, subject: bytes) -> bool:
-        """Whether the province's changes since the question are heard, and none is of it."""
-        return (
-            self.sync is not None
-            and self.mark is not None
-            and self.sync.as_of is not None
-            and not self.sync.changed_since(subject, self.mark)
-        )
+    def recall(self, kept: bytes, token: bytes) -> Found | None:
+        """What was kept of a token; None where it has perhaps changed, or is another's."""
+        if (
+            len(kept) <= LARGEST_KEPT
+            and kept.startswith(token, MARK_BYTES)
+            and self.sync is not None
+            and self.sync.unchanged(subject_of(token), kept[:MARK_BYTES])
+        ):
+            with contextlib.suppress(DecodeError):
+                subject = pb.SubjectAttestations.FromString(kept[MARK_BYTES + len(token) :])
+                return _read(subject, as_of=self.kept_as_of)
+        return None
 
 
 @dataclass(slots=True)
@@ -275,7 +281,7 @@ class Lookup:
             await asyncio.sleep(0)
         if questions:
             await self._recall(questions, tokens, subjects)
-            await self._ask(questions, tokens, subjects, call, purpose)
+            await self._ask(questions, tokens, call, purpose)
             for question in questions:
                 found[question.province] = [each or _SILENT for each in question.found]
         return found
@@ -335,16 +341,14 @@ class Lookup:
         for question in asked:
             for at in question.open:
                 answer = kept[at].get(question.province)
-                # It may have come from the store just before a change that was heard since.
-                if answer is not None and question.unchanged(subjects[at]):
-                    question.found[at] = _read_kept(answer, tokens[at], question.kept_as_of)
+                if answer is not None:
+                    question.found[at] = question.recall(answer, tokens[at])
             question.open = [at for at in question.open if question.found[at] is None]
 
     async def _ask(
         self,
         questions: Sequence[_Question],
         tokens: Sequence[bytes],
-        subjects: Sequence[bytes],
         call: Call,
         purpose: int,
     ) -> None:
@@ -353,7 +357,7 @@ class Lookup:
         end = time() + call.budget(time(), self._timeout)
         asking = [
             self._fetch(
-                *(question, question.open[at : at + MOST_TOKENS], tokens, subjects),
+                *(question, question.open[at : at + MOST_TOKENS], tokens),
                 *(call, purpose, end),
             )
             for question in questions
@@ -369,7 +373,6 @@ class Lookup:
         question: _Question,
         places: Sequence[int],
         tokens: Sequence[bytes],
-        subjects: Sequence[bytes],
         call: Call,
         purpose: int,
         end: float,
@@ -387,16 +390,16 @@ class Lookup:
                 question.found[at] = asked
             return
         answer, calls = asked
-        sync = question.sync
-        keeps = sync is not None and self._syncs.get(question.province) is sync
         for at, subject in zip(places, answer.subjects, strict=True):
             question.found[at] = _read(subject, calls=calls)
-            if keeps and question.unchanged(subjects[at]):
-                self._keep(question.province, tokens[at], subject)
+            if question.mark:
+                self._keep(question.province, question.mark, tokens[at], subject)
 
-    def _keep(self, province: str, token: bytes, subject: pb.SubjectAttestations) -> None:
+    def _keep(
+        self, province: str, mark: bytes, token: bytes, subject: pb.SubjectAttestations
+    ) -> None:
         """Keep an answer, if it can be read, and there is room for more of its province."""
-        kept = token + subject.SerializeToString()
+        kept = mark + token + subject.SerializeToString()
         if len(kept) > LARGEST_KEPT:
             return
         now = int(self._clock().timestamp())
@@ -575,13 +578,3 @@ def _first_end(
             return None
         latest = min(latest, int(found.expires_at.timestamp()))
     return latest
-
-
-def _read_kept(kept: bytes, token: bytes, as_of: datetime | None) -> Found | None:
-    """What was kept of a subject; None where it is of another with the same fingerprint."""
-    if len(kept) > LARGEST_KEPT or not kept.startswith(token):
-        return None
-    try:
-        return _read(pb.SubjectAttestations.FromString(kept[len(token) :]), as_of=as_of)
-    except DecodeError:
-        return None

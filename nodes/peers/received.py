@@ -184,25 +184,28 @@ async def read_header(parts: AsyncIterator[pb.GetPresenceResponse]) -> Header:
 async def read_filter(
     header: Header,
     parts: AsyncIterator[pb.GetPresenceResponse],
+    bits: memoryview,
     merge: Callable[[int, bytes], None],
     patience: float,
 ) -> PresenceFilter:
     """Read what GetPresence says after its header.
 
+    :param bits: takes the filter's: as many bytes as the header says, zero at first.
     :param merge: is given each status list's number and its revoked places, as they come.
     :param patience: seconds of silence between two messages.
     :raises MalformedObjectError: it is not what the contract says, or too much of it.
     :raises SilentError: it says nothing more, and is not at its end.
     """
-    bits = bytearray()
+    filled = 0
     lists: set[int] = set()
     while (part := await next_of(parts, patience)) is not None:
         kind = part.WhichOneof("part")
         if kind == "bits":
-            left = header.size - len(bits)
-            if not left or not min(left, _SMALLEST_CHUNK) <= len(part.bits) <= left:
+            left, size = header.size - filled, len(part.bits)
+            if not left or not min(left, _SMALLEST_CHUNK) <= size <= left:
                 raise _malformed("bits")
-            bits += part.bits
+            bits[filled : filled + size] = part.bits
+            filled += size
         elif kind == "revoked":
             if part.revoked.list in lists:
                 raise _malformed("revoked.list")
@@ -211,7 +214,7 @@ async def read_filter(
         else:
             raise _malformed("part")
         await asyncio.sleep(0)
-    if len(bits) != header.size:
+    if filled != header.size:
         raise _malformed("bits")
     return PresenceFilter.from_bits(bits, header.hashes, header.subjects)
 

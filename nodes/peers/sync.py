@@ -2,10 +2,11 @@
 
 A peer's whole state comes first: its presence filter, its revoked places, and the cursor from which
 its changes continue. Then come the changes, for as long as the line holds. Of each message the
-subjects are added to the filter, the revoked places set, and what the peer answered before is
-forgotten; only then is the cursor moved, and only then does this node claim to be as fresh as the
-message. After any fault the changes are continued from the cursor *in the store*, or from that of
-the filter where that is older: hearing a thing twice does no harm.
+subjects are added to the filter and noted as changed, so that what the peer answered before counts
+no more, and the revoked places are set, here and in the store; only then is the cursor moved, and
+only then does this node claim to be as fresh as the message. After any fault the changes are
+continued from the cursor, or from that of the filter where that is older: hearing a thing twice
+does no harm.
 
 *Fresh* is by this node's clock: since it received the last word that nothing is missing. The peer's
 clock can only make that older: by how much longer the word was on its way than the fastest since
@@ -30,14 +31,14 @@ import structlog
 from exchange.errors import (
     CursorExpiredError,
     MalformedObjectError,
-    StoreUnavailableError,
     TongxingError,
 )
 from exchange.presence import PresenceFilter
 from exchange.statuslist import StatusReference
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import peer_service_pb2 as pb
-from nodes.peers.kept import RecentChanges, RevokedPlaces, TooManyListsError
+from nodes.peers.kept import PeerMemory, RevokedPlaces, TooManyListsError
+from nodes.peers.memory import Memory
 from nodes.peers.received import (
     PRESENCE_SECONDS,
     Header,
@@ -50,7 +51,7 @@ from nodes.peers.received import (
     store_of,
 )
 
-__all__ = ["Answers", "PeerSync", "Places", "Remote", "SyncState", "Synchroniser"]
+__all__ = ["PeerSync", "Places", "Remote", "SyncState", "Synchroniser"]
 
 log = structlog.get_logger(__name__)
 
@@ -104,32 +105,19 @@ class Remote(Protocol):
         """The whole state."""
 
 
-class Answers(Protocol):
-    """What peers answered before (`nodes.store.answers.PeerAnswers`, which has the contract)."""
-
-    async def cursor(self, province: str) -> bytes | None:
-        """Where to continue; from then on what is kept counts."""
-
-    async def begin(
-        self, province: str, cursor: bytes, revoked: Mapping[int, bytes], *, only: bool = False
-    ) -> None:
-        """Begin anew: what is kept counts no more; nor, if ``only``, any place but these."""
-
-    async def forget(
-        self,
-        province: str,
-        subjects: bytes,
-        revoked: Iterable[tuple[int, int]],
-        cursor: bytes,
-    ) -> None:
-        """Forget what is kept of some subjects, set revoked places, then move the cursor."""
-
-
 class Places(Protocol):
     """The revoked places that the store knows (`nodes.store.statuses.StatusStore`)."""
 
     async def load(self, province: str) -> Mapping[int, bytes | bytearray]:
         """The bits of each list of a province in which anything is revoked."""
+
+    async def mark(self, province: str, places: Iterable[tuple[int, int]]) -> None:
+        """Set some of a peer's."""
+
+    async def merge(
+        self, province: str, revoked: Mapping[int, bytes], *, only: bool = False
+    ) -> None:
+        """Set those of a peer's whole state; forget, if ``only``, all lists but these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +126,7 @@ class _Presence:
 
     header: Header
     filter: PresenceFilter = field(repr=False)
+    memory: Memory = field(repr=False)
 
 
 class PeerSync:
@@ -146,6 +135,7 @@ class PeerSync:
     What is only read is kept in attributes: with 31 peers a lookup, a call costs.
 
     :param clock: this node's: gives aware datetimes in UTC.
+    :param room: gives memory of so many bytes for what is known of the peer.
     :param leisure: seconds, about, from the announcement of a new filter until it is fetched.
     :param pause: seconds, about, until the peer is asked again after a first fault.
     """
@@ -154,10 +144,10 @@ class PeerSync:
         self,
         province: str,
         remote: Remote,
-        answers: Answers,
         places: Places,
         clock: Callable[[], datetime],
         *,
+        room: Callable[[int], Memory] = Memory.own,
         leisure: float = LEISURE_SECONDS,
         pause: float = FIRST_PAUSE,
     ) -> None:
@@ -181,23 +171,28 @@ class PeerSync:
         self.last_error = ""
 
         self._remote = remote
-        self._answers = answers
         self._places = places
         self._clock = clock
+        self._room = room
         self._first_pause = pause
         self._shortest_leisure = self._leisure = leisure
 
-        self._filter: PresenceFilter | None = None
+        self.memory = PeerMemory(room(PeerMemory.SIZE))
+        """What is known of the peer, but for its filter."""
+        self._presence: _Presence | None = None
         """What `perhaps` asks; nobody whom a message named is missing in it."""
         self._coming: _Presence | None = None
-        """Takes the filter's place once it has all that was heard since its cursor."""
-        self._stored = b""
-        """The cursor in the store: all up to there is in the filter, and forgotten in the store."""
-        self._revoked = RevokedPlaces()
+        """Takes the other's place once it has all that was heard since its cursor."""
+        self._cursor = b""
+        """All up to there is in the filter, noted as changed, and revoked in the store."""
+        self._revoked = self.memory.revoked
         self._loaded = False
-        self._recent = RecentChanges()
+        self._recent = self.memory.recent
 
         self._whole = False
+        """Whether the whole state must be fetched."""
+        self._anew = False
+        """Whether it was, and what was known before it counts until now."""
         self._overflowed = False
         """Whether lists were forgotten, of which the peer named too many."""
         self._doubted = False
@@ -212,19 +207,25 @@ class PeerSync:
     @property
     def subjects(self) -> int:
         """Subjects of whom it holds anything, about."""
-        return 0 if self._filter is None else self._filter.count
+        return 0 if self._presence is None else self._presence.filter.count
 
-    def mark(self) -> int:
-        """Give the place in its changes up to which they are heard."""
+    @property
+    def filter(self) -> tuple[PresenceFilter, Memory] | None:
+        """What `perhaps` asks, and where its bits lie."""
+        found = self._presence
+        return None if found is None else (found.filter, found.memory)
+
+    def mark(self) -> bytes:
+        """Give this moment among its changes: 16 bytes."""
         return self._recent.mark()
 
-    def changed_since(self, subject: bytes, mark: int) -> bool:
-        """Whether a change of a fingerprint was heard since; True also where that is not known.
+    def unchanged(self, subject: bytes, mark: bytes) -> bool:
+        """Whether surely no change of a fingerprint was heard since; False where nobody listened.
 
         :param subject: 8 bytes.
         :param mark: what `mark` gave.
         """
-        return self._recent.since(subject, mark)
+        return self._recent.unchanged(subject, mark)
 
     def revoked(self, number: int, index: int) -> bool:
         """Whether a place of a status list is revoked, as far as this node knows."""
@@ -302,32 +303,27 @@ class PeerSync:
 
     async def _begin(self) -> bytes:
         """Give the cursor from which to continue; fetch the whole state where that is needed."""
-        stored = await self._answers.cursor(self.province)
-        if stored is None or not _reaches(stored, self._stored):
-            self.as_of = None  # what was forgotten may be back
         if not self._loaded:
             await self._load()
             self._loaded = True
-        at_hand = self._at_hand()
-        if stored is None or (at_hand and store_of(at_hand) != store_of(stored)):
-            self._whole = True
-        if self._whole or not at_hand:
+        if self._whole or not self._at_hand():
             self._announced = 0
             self._take(await self._fetch())
             self.resynchronisations += 1
-            at_hand = self._at_hand()
+            self._whole, self._anew = False, True
         elif self._doubted:
             async with contextlib.aclosing(self._remote.presence()) as parts:
                 self._heartbeat = (await read_header(parts)).heartbeat
         self._doubted = False
-        if stored is None or self._whole or store_of(at_hand) != store_of(stored):
-            self._whole = True
+        at_hand = self._at_hand()
+        if self._anew or store_of(at_hand) != store_of(self._cursor):
+            self._anew = True
             self._recent.begin()
             lists = self._revoked.lists()
-            await self._answers.begin(self.province, at_hand, lists, only=self._overflowed)
-            self._whole, self._overflowed, stored = False, False, at_hand
-        self._stored = min(stored, at_hand)
-        return self._stored
+            await self._places.merge(self.province, lists, only=self._overflowed)
+            self._anew, self._overflowed, self._cursor = False, False, at_hand
+        self._cursor = min(self._cursor, at_hand)
+        return self._cursor
 
     async def _load(self) -> None:
         for number, bits in (await self._places.load(self.province)).items():
@@ -342,7 +338,7 @@ class PeerSync:
         """Up to where everything is in the newest filter; nothing where there is none."""
         if self._coming is not None:
             return self._coming.header.cursor
-        return b"" if self._filter is None else self._stored
+        return b"" if self._presence is None else self._cursor
 
     async def _apply(self, heard: Heard) -> None:
         """Take in a message; the cursor comes last.
@@ -350,43 +346,27 @@ class PeerSync:
         Who asks meanwhile may already see a part of it: `as_of` is still that from before.
         """
         self._recent.next()
-        steps = heard.steps()
-        if not steps and heard.cursor == self._stored:
-            await self._check_store()
-            return
-        *before, final = steps or [(b"", ())]
-        try:
-            for subjects, places in before:
-                self._remember(subjects, places)
-                await self._answers.forget(self.province, subjects, places, self._stored)
-            self._remember(*final)
-            await self._answers.forget(self.province, *final, heard.cursor)
-        except BaseException:
-            self.as_of = None  # what a change ended may be in the store still
-            raise
-        self._stored = heard.cursor
+        for subjects, places in heard.steps():
+            self._remember(subjects, places)
+            if places:
+                await self._places.mark(self.province, places)
+            else:
+                await asyncio.sleep(0)
+        self._cursor = heard.cursor
 
     def _remember(self, subjects: bytes, places: Iterable[tuple[int, int]]) -> None:
         self._recent.note(subjects)
-        if self._filter is not None:
-            self._filter.add_all(subjects)
-        if self._coming is not None:
-            self._coming.filter.add_all(subjects)
+        for presence in (self._presence, self._coming):
+            if presence is not None:
+                presence.filter.add_all(subjects)
         for number, index in places:
             self._revoked.add(number, index)
-
-    async def _check_store(self) -> None:
-        """See that the store still holds what was heard: it may have come back without."""
-        stored = await self._answers.cursor(self.province)
-        if stored is None or not _reaches(stored, self._stored):
-            self.as_of = None
-            raise StoreUnavailableError("the store lost what was heard of the peer")
 
     def _claim(self, heard: Heard, said_at: datetime, received: datetime, late: timedelta) -> None:
         """Be as fresh as a message after which nothing is missing."""
         if self._coming is not None:
-            self._filter, self._coming = self._coming.filter, None
-            self.perhaps = self._filter.__contains__
+            self._presence, self._coming = self._coming, None
+            self.perhaps = self._presence.filter.__contains__
         if self._healthy_since is None:
             self._healthy_since = _time()
             log.info("sync.synchronised", province=self.province)
@@ -418,11 +398,12 @@ class PeerSync:
                 header = await read_header(parts)
                 if self.state is SyncState.SILENT:
                     self.state = SyncState.RESYNCHRONISING
-                revoked = RevokedPlaces()
-                made = await read_filter(header, parts, revoked.merge, self._patience)
+                memory = self._room(header.size)
+                revoked = RevokedPlaces(Memory.own(RevokedPlaces.SIZE).view)
+                made = await read_filter(header, parts, memory.view, revoked.merge, self._patience)
                 if self._revoked.take(revoked):
-                    self._whole = self._overflowed = True  # so that the store forgets them too
-                return _Presence(header, made)
+                    self._anew = self._overflowed = True  # so that the store forgets them too
+                return _Presence(header, made, memory)
         except TimeoutError:
             raise SilentError(f"its state took longer than {PRESENCE_SECONDS:g} s") from None
 
@@ -516,21 +497,22 @@ class Synchroniser:
     :param province: this node's own.
     :param remote: gives the peer of a province.
     :param clock: this node's: gives aware datetimes in UTC.
+    :param room: gives memory of so many bytes for what is known of a peer.
     """
 
     def __init__(
         self,
         province: str,
         remote: Callable[[str], Remote],
-        answers: Answers,
         places: Places,
         clock: Callable[[], datetime],
+        room: Callable[[int], Memory] = Memory.own,
     ) -> None:
         self._province = province
         self._remote = remote
-        self._answers = answers
         self._places = places
         self._clock = clock
+        self._room = room
         self._syncs: dict[str, PeerSync] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -549,7 +531,7 @@ class Synchroniser:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
         for code in sorted(wanted - self._syncs.keys()):
-            sync = PeerSync(code, self._remote(code), self._answers, self._places, self._clock)
+            sync = PeerSync(code, self._remote(code), self._places, self._clock, room=self._room)
             self._syncs[code] = sync
             self._tasks[code] = asyncio.get_running_loop().create_task(sync.run())
 
@@ -574,11 +556,6 @@ class Synchroniser:
 
 def _time() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _reaches(cursor: bytes, other: bytes) -> bool:
-    """Whether nothing is missing at a cursor that was known at another; b"" is before all."""
-    return not other or (store_of(cursor) == store_of(other) and cursor >= other)
 
 
 def _another_store() -> CursorExpiredError:

@@ -81,7 +81,7 @@ class Snapshot:
 
     cursor: bytes
     generation: int
-    bits: bytearray
+    bits: bytearray | memoryview
     hashes: int
     subjects: int
     as_of: datetime

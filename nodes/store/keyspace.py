@@ -29,10 +29,6 @@ class Keyspace(Protocol):
         """
 
     @property
-    def lives(self) -> int:
-        """Grows when a server may have lost the last that it heard."""
-
-    @property
     def servers(self) -> tuple[Connection, ...]:
         """The servers that hold the keys, for commands without one."""
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exchange.attestations import LIFE
 from exchange.errors import InvalidFieldError
-from exchange.statuslist import LIST_SIZE
+from exchange.statuslist import LIST_SIZE, LISTS_OF_PROVINCE
 from nodes.store.changes import IDENTITY, identify, store_id
 from nodes.store.writer import Change
 
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from nodes.store.keyspace import Keyspace
     from nodes.store.writer import BatchWriter
 
-__all__ = ["LIST_BYTES", "StatusStore", "drop", "listed", "longest", "mark", "merge"]
+__all__ = ["LIST_BYTES", "StatusStore", "longest", "mark"]
 
 LIST_BYTES: Final = LIST_SIZE // 8
 LISTS_AT_ONCE: Final = 16
+AT_ONCE: Final = 500
 OPENED: Final = b"{c}n"
 
 SLICED: Final = b"{c}ns"
@@ -104,7 +105,7 @@ def mark(province: str, places: Iterable[tuple[int, int]], until: int) -> list[C
     ]
 
 
-def merge(province: str, revoked: Mapping[int, bytes], until: int) -> list[Command]:
+def _merge(province: str, revoked: Mapping[int, bytes], until: int) -> list[Command]:
     """Make the commands that add whole bitmaps to those at hand: one for each list.
 
     :param revoked: for a list's number its bits, least significant first.
@@ -123,12 +124,12 @@ def merge(province: str, revoked: Mapping[int, bytes], until: int) -> list[Comma
     ]
 
 
-def listed(province: str) -> Command:
+def _listed(province: str) -> Command:
     """Make the command that gives the numbers of the lists of which anything is revoked."""
     return (b"SMEMBERS", _lists_key(province))
 
 
-def drop(province: str, numbers: Sequence[int]) -> list[Command]:
+def _drop(province: str, numbers: Sequence[int]) -> list[Command]:
     """Make the commands that forget some lists.
 
     :param numbers: some hundreds at most.
@@ -199,10 +200,41 @@ class StatusStore:
         """Give the bits of every list of a province in which anything is revoked, 32 KiB each."""
         return {number: bits async for number, bits in self.each(province)}
 
+    async def mark(self, province: str, places: Iterable[tuple[int, int]]) -> None:
+        """Set places of a peer's lists as revoked: list numbers and indices.
+
+        :raises InvalidFieldError: a list or an index that cannot be; nothing is changed.
+        """
+        await self._in_turn(mark(province, places, longest()), AT_ONCE)
+
+    async def merge(
+        self, province: str, revoked: Mapping[int, bytes], *, only: bool = False
+    ) -> None:
+        """Add what a peer's whole state says is revoked.
+
+        Other lists stay, of which another node may have heard since; but are forgotten where there
+        would be too many.
+
+        :param revoked: for a list's number its bits, least significant first.
+        :param only: forget them in any case: the peer named too many before.
+        :raises InvalidFieldError: a list that cannot be, or is too long; nothing is changed.
+        """
+        commands = _merge(province, revoked, longest())
+        lists = {int(each) for each in await self._reads.execute(*_listed(province))}
+        too_many = only or len(lists | revoked.keys()) > LISTS_OF_PROVINCE
+        others = sorted(lists - revoked.keys()) if too_many else []
+        for at in range(0, len(others), AT_ONCE):
+            await self._reads.ask(_drop(province, others[at : at + AT_ONCE]))
+        await self._in_turn(commands, 1)  # 32 KiB each
+
+    async def _in_turn(self, commands: Sequence[Command], at_once: int) -> None:
+        for at in range(0, len(commands), at_once):
+            await self._reads.ask(commands[at : at + at_once])
+
     async def each(self, province: str) -> AsyncIterator[tuple[int, bytearray]]:
         """Go through what `load` gives, some lists at a time."""
         key = _lists_key(province)
-        numbers = sorted(int(each) for each in await self._reads.execute(*listed(province)))
+        numbers = sorted(int(each) for each in await self._reads.execute(*_listed(province)))
         for at in range(0, len(numbers), LISTS_AT_ONCE):
             some = numbers[at : at + LISTS_AT_ONCE]
             stored = await self._reads.ask([(b"GET", _bits_key(province, each)) for each in some])

@@ -29,14 +29,12 @@ class Stores:
     appeals: AppealStore
 
     @classmethod
-    async def open(
-        cls, url: str, province: str, process: bytes = b"", *, replicas: int = 0
-    ) -> Stores:
+    async def open(cls, url: str, province: str, node: bytes = b"", *, replicas: int = 0) -> Stores:
         """Connect.
 
         :param url: `nodes.store.address.parse` has the forms.
         :param province: the node's own.
-        :param process: tells this process from the others on the store, also after a restart.
+        :param node: tells this node from the others on the store, also after a restart.
         :param replicas: of each server, on whose disks a write is, too, when it is acknowledged.
         :raises InvalidFieldError: the URL (field ``store.url``).
         :raises StoreUnavailableError: no answer, or the server would forget what it was given.
@@ -56,7 +54,7 @@ class Stores:
         return cls(
             attestations,
             StatusStore(province, attestations.reads, attestations.writes),
-            PeerAnswers(attestations.reads, process, ordered=attestations.reads.ordered),
+            PeerAnswers(attestations.reads, node),
             changes,
             AppealStore(province, attestations.reads, attestations.writes),
         )

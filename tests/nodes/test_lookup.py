@@ -32,6 +32,7 @@ from nodes.call import Call
 from nodes.identity import Identity, Role, issue, make_authority
 from nodes.peers import links, lookup
 from nodes.peers.breaker import CircuitBreaker
+from nodes.peers.kept import MARK_BYTES, RecentChanges
 from nodes.peers.links import LARGEST_ANSWER, MOST_IN_FLIGHT, MOST_WAYS, PeerLinks
 from nodes.peers.lookup import (
     KEPT_SECONDS,
@@ -40,6 +41,7 @@ from nodes.peers.lookup import (
     MOST_TOKENS,
     Lookup,
 )
+from nodes.peers.memory import Memory
 from nodes.tlsfiles import TlsFiles
 
 HOME, SICHUAN, HUBEI, SHANGHAI = "440000", "510000", "420000", "310000"
@@ -83,26 +85,21 @@ class Sync:
     def __init__(self, *present: bytes) -> None:
         self.as_of: datetime | None = NOW
         self.filter = PresenceFilter.sized(1000)
-        self._heard: list[bytes] = []
+        self.recent = RecentChanges(Memory.own(RecentChanges.SIZE).view)
+        self.mark, self.unchanged = self.recent.mark, self.recent.unchanged
+        self.recent.begin()
         for each in present:
             self.filter.add(subject_of(each))
 
     def perhaps(self, subject: bytes) -> bool:
         return self.as_of is None or subject in self.filter
 
-    def mark(self) -> int:
-        return len(self._heard)
-
-    def changed_since(self, subject: bytes, mark: int) -> bool:
-        return subject in self._heard[mark:]
-
-    def hear(self, changed: bytes, kept: Kept) -> None:
-        """A change arrives: the filter has it, and what was kept of it is forgotten."""
+    def hear(self, changed: bytes) -> None:
+        """A change arrives."""
         subject = subject_of(changed)
-        self._heard.append(subject)
+        self.recent.next()
+        self.recent.note(subject)
         self.filter.add(subject)
-        for province in PEERS:
-            kept.held.pop((province, subject), None)
 
 
 class Kept:
@@ -333,7 +330,7 @@ async def test_a_province_hears_only_of_those_whom_it_may_know(world):
         assert of.calls == (each in known)
 
 
-async def test_a_province_that_was_never_synchronised_is_asked_and_nothing_is_kept(world):
+async def test_a_province_that_was_never_synchronised_is_asked_each_time(world):
     del world.syncs[SICHUAN]
     world.syncs[HUBEI].as_of = None
     holder = token()
@@ -343,7 +340,6 @@ async def test_a_province_that_was_never_synchronised_is_asked_and_nothing_is_ke
         assert world.calls() == {SICHUAN: 1, HUBEI: 1}
         assert found[SICHUAN][0].signed == [b"one"]
         assert (found[HUBEI][0].signed, found[HUBEI][0].as_of) == ([], None)
-    assert world.kept.held == {}
 
 
 async def test_a_province_that_the_trust_list_cannot_vouch_for_is_not_asked(world):
@@ -422,12 +418,12 @@ async def test_a_change_ends_what_is_at_hand(world):
     world.publish(SICHUAN, holder, attested(holder))
     await world.ask(holder)
     world.publish(SICHUAN, holder, revoked=[attested(holder)])
-    world.syncs[SICHUAN].hear(holder, world.kept)
+    world.syncs[SICHUAN].hear(holder)
     (sichuan,) = (await world.ask(holder))[SICHUAN]
     assert (sichuan.signed, sichuan.revoked, sichuan.calls) == ([], [attested(holder)], 1)
 
 
-async def test_an_answer_that_a_change_overtakes_is_not_kept(world):
+async def test_an_answer_that_a_change_overtakes_does_not_count_again(world):
     """The peer reads, something changes, the change is heard, and only then the answer arrives."""
     holder, other = token(), token()
     sync = world.syncs[SICHUAN] = Sync(holder, other)
@@ -445,11 +441,10 @@ async def test_an_answer_that_a_change_overtakes_is_not_kept(world):
     asking = asyncio.create_task(world.ask(holder, other))
     await read.wait()
     world.publish(SICHUAN, holder, revoked=[attested(holder)])
-    sync.hear(holder, world.kept)
+    sync.hear(holder)
     heard.set()
     first, second = (await asking)[SICHUAN]
     assert (first.signed, second.signed) == ([attested(holder)], [attested(other)])
-    assert set(world.kept.held) == {(SICHUAN, subject_of(other))}
     node.answers = node.honestly
     first, second = (await world.ask(holder, other))[SICHUAN]
     assert (first.signed, first.revoked, first.calls) == ([], [attested(holder)], 1)
@@ -463,46 +458,35 @@ async def test_what_is_at_hand_does_not_count_where_a_change_overtakes_it(world)
     world.publish(SICHUAN, holder, attested(holder))
     await world.ask(holder)
     world.publish(SICHUAN, holder, revoked=[attested(holder)])
-    world.kept.on_read = lambda: sync.hear(holder, world.kept)
+    world.kept.on_read = lambda: sync.hear(holder)
     (sichuan,) = (await world.ask(holder))[SICHUAN]
     assert (sichuan.signed, sichuan.revoked, sichuan.calls) == ([], [attested(holder)], 1)
-    assert world.kept.held == {}
 
 
-@pytest.mark.parametrize("how", ["ended", "begun anew", "gone"])
-async def test_nothing_is_kept_where_the_changes_since_are_not_known(world, how):
+@pytest.mark.parametrize("how", ["begun anew", "another filter", "gone", "only begun"])
+async def test_no_answer_counts_where_the_changes_since_are_not_known(world, how):
     holder = token()
     sync = world.syncs[SICHUAN] = Sync(holder)
     world.publish(SICHUAN, holder, attested(holder))
     node = world.nodes[SICHUAN]
 
     async def meanwhile(request, context):
-        if how == "ended":
-            sync.as_of = None
-        elif how == "begun anew":
-            world.syncs[SICHUAN] = Sync(holder)
+        if how == "begun anew":
+            sync.recent.begin()
         else:
-            del world.syncs[SICHUAN]
+            world.syncs[SICHUAN] = Sync(holder)
         return await node.honestly(request, context)
 
+    if how == "gone":
+        del world.syncs[SICHUAN]
+    elif how == "only begun":
+        sync.recent = RecentChanges(Memory.own(RecentChanges.SIZE).view)
+        sync.mark, sync.as_of = sync.recent.mark, None
     node.answers = meanwhile
     assert (await world.ask(holder))[SICHUAN][0].signed == [attested(holder)]
-    assert world.kept.held == {}
-
-
-async def test_nothing_is_kept_where_synchronisation_begins_during_the_call(world):
-    holder = token()
-    sync = world.syncs[SICHUAN] = Sync(holder)
-    sync.as_of = None
-    node = world.nodes[SICHUAN]
-
-    async def meanwhile(request, context):
-        sync.as_of = NOW
-        return await node.honestly(request, context)
-
-    node.answers = meanwhile
-    await world.ask(holder)
-    assert world.kept.held == {}
+    node.answers = node.honestly
+    assert (await world.ask(holder))[SICHUAN][0].calls == 1
+    assert (await world.ask(holder))[SICHUAN][0].calls == 0
 
 
 async def test_what_is_at_hand_counts_only_so_long_after_the_last_word(world):
@@ -551,10 +535,11 @@ async def test_garbage_in_the_store_is_as_good_as_nothing(world, garbage, with_t
     holder = token()
     world.syncs[SICHUAN] = Sync(holder)
     world.publish(SICHUAN, holder, b"one")
-    stored = holder + garbage if with_token else garbage
+    mark = world.syncs[SICHUAN].mark()
+    stored = mark + holder + garbage if with_token else garbage
     world.kept.held[SICHUAN, subject_of(holder)] = stored
     (sichuan,) = (await world.ask(holder))[SICHUAN]
-    if stored == holder:  # whole: of somebody of whom nothing is known
+    if stored == mark + holder:  # whole: of somebody of whom nothing is known
         assert (sichuan.signed, sichuan.as_of) == ([], NOW)
     else:
         assert (sichuan.signed, sichuan.calls) == ([b"one"], 1)
@@ -564,7 +549,8 @@ async def test_a_province_that_is_no_peer_in_the_store_says_nothing(world):
     holder = token()
     world.syncs[SICHUAN] = Sync(holder)
     for province in ("999999", HOME, HUBEI):
-        world.kept.held[province, subject_of(holder)] = holder
+        mark = world.syncs[SICHUAN].mark()
+        world.kept.held[province, subject_of(holder)] = mark + holder
     found = await world.ask(holder)
     assert set(found) == set(PEERS)
     assert found[SICHUAN][0].calls == 1
@@ -609,8 +595,10 @@ async def test_what_is_no_attestation_of_the_holder_is_not_kept(world, make, rev
 
 async def test_of_one_province_no_more_is_kept_than_its_share_until_time_passes(world, monkeypatch):
     """However true it is: a province may sign as much as it likes."""
-    size = len(token()) + len(
-        answer(pb.SubjectAttestations(signed_attestations=[attested(STRANGER)]))
+    size = (
+        MARK_BYTES
+        + len(token())
+        + len(answer(pb.SubjectAttestations(signed_attestations=[attested(STRANGER)])))
     )
     share = 10 * (size + lookup.KEPT_COST)
     monkeypatch.setattr(lookup, "KEPT_BYTES", share)

@@ -19,10 +19,10 @@ from exchange.vouching import CLOCK_SKEW
 from nodes.store.attestations import KEPT_LONGER, AttestationStore
 from nodes.store.connection import Connection
 from nodes.store.records import NewRecord, Record
-from nodes.store.statuses import LIST_BYTES, SLICES, StatusStore, _Places, longest, mark
+from nodes.store.statuses import LIST_BYTES, SLICES, StatusStore, _Places
 from nodes.store.writer import Change
 
-SICHUAN, GUANGDONG = "510000", "440000"
+SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
 AT = 1_700_000_000
 
 
@@ -34,10 +34,6 @@ def event_loop_policy():
 @pytest.fixture
 def statuses(store: AttestationStore) -> StatusStore:
     return StatusStore(SICHUAN, store.reads, store.writes)
-
-
-async def set_places(store: AttestationStore, province: str, places) -> None:
-    await store.reads.ask(mark(province, places, longest()))
 
 
 def indices(bits: bytes | bytearray | None) -> set[int]:
@@ -155,7 +151,7 @@ async def test_no_place_is_given_where_the_store_does_not_answer(valkey, statuse
 
 async def test_the_bits_stand_in_the_order_of_token_status_lists(store, statuses):
     marked = {0, 1, 7, 8, 9, 1000, LIST_SIZE - 1}
-    await set_places(store, GUANGDONG, [(3, index) for index in marked])
+    await statuses.mark(GUANGDONG, [(3, index) for index in marked])
     bits = await statuses.bits(GUANGDONG, 3)
     assert indices(bits) == marked
     now = datetime.now(UTC)
@@ -176,8 +172,8 @@ async def test_a_list_is_known_from_its_opening_on(statuses):
 
 async def test_all_lists_of_one_province_are_loaded_and_no_others(store, statuses):
     assert await statuses.load(GUANGDONG) == {}
-    await set_places(store, GUANGDONG, [(number, number + 1) for number in range(40)])
-    await set_places(store, SICHUAN, [(0, 5)])
+    await statuses.mark(GUANGDONG, [(number, number + 1) for number in range(40)])
+    await statuses.mark(SICHUAN, [(0, 5)])
     loaded = await statuses.load(GUANGDONG)
     assert {number: indices(bits) for number, bits in loaded.items()} == {
         number: {number + 1} for number in range(40)
@@ -185,16 +181,16 @@ async def test_all_lists_of_one_province_are_loaded_and_no_others(store, statuse
 
 
 async def test_a_list_whose_last_attestation_ended_is_loaded_no_more(store, statuses, raw):
-    await set_places(store, GUANGDONG, [(1, 1), (2, 2)])
+    await statuses.mark(GUANGDONG, [(1, 1), (2, 2)])
     await raw.execute(b"PEXPIRE", b"b:{440000}:1", b"0")
     assert set(await statuses.load(GUANGDONG)) == {2}
     assert await raw.execute(b"SMEMBERS", b"l:{440000}") == [b"2"]
 
 
 @pytest.mark.parametrize("place", [(0, LIST_SIZE), (0, -1), (0, 1 << 40), (-1, 0), (1 << 32, 0)])
-async def test_a_place_that_cannot_be_is_refused(store, raw, place):
+async def test_a_place_that_cannot_be_is_refused(statuses, raw, place):
     with pytest.raises(InvalidFieldError):
-        await set_places(store, GUANGDONG, [(1, 1), place])
+        await statuses.mark(GUANGDONG, [(1, 1), place])
     with pytest.raises(InvalidFieldError):
         new(place=place)
     assert await raw.execute(b"KEYS", b"b:*") == []
@@ -379,3 +375,58 @@ def test_a_record_is_read_as_it_was_written(places):
     for wrong in (record.encode()[:-1], record.encode() + b"x"):
         with pytest.raises(StoreUnavailableError, match="something else"):
             Record.decode(wrong)
+
+
+# Peers' lists
+
+
+async def test_a_peers_bits_are_merged_and_never_cleared(statuses):
+    await statuses.merge(GUANGDONG, {1: b"\x01\x80", 2: b"\xff" * LIST_BYTES})
+    await statuses.mark(GUANGDONG, [(1, 1)])
+    await statuses.merge(GUANGDONG, {1: b"\x04", 2: b"", 5: b"\x00\x02"})
+    loaded = await statuses.load(GUANGDONG)
+    assert loaded[1][:3] == b"\x07\x80\x00"
+    assert loaded[2] == b"\xff" * LIST_BYTES
+    assert loaded[5][:2] == b"\x00\x02"
+    assert {len(bits) for bits in loaded.values()} == {LIST_BYTES}
+
+
+async def test_lists_that_a_whole_state_does_not_name_are_forgotten_where_there_are_too_many(
+    statuses, raw, monkeypatch
+):
+    """Else whoever names others each time would fill the store."""
+    monkeypatch.setattr("nodes.store.statuses.LISTS_OF_PROVINCE", 1201)
+    for province in (SHANGHAI, GUANGDONG):
+        await statuses.merge(province, dict.fromkeys(range(1200), b"\x01"))
+    await statuses.merge(GUANGDONG, {7: b"\x02", 1200: b"\x01"})
+    assert len(await statuses.load(GUANGDONG)) == 1201
+    await statuses.merge(GUANGDONG, {7: b"\x04", 1201: b"\x01"})
+    loaded = await statuses.load(GUANGDONG)
+    assert {number: bits[0] for number, bits in loaded.items()} == {7: 7, 1201: 1}
+    assert len(await raw.execute(b"KEYS", b"b:{440000}:*")) == 2
+    assert len(await statuses.load(SHANGHAI)) == 1200
+    await statuses.merge(SHANGHAI, {7: b"\x02"}, only=True)
+    assert list(await statuses.load(SHANGHAI)) == [7]
+
+
+async def test_peers_bits_are_kept_for_as_long_as_anything_may_last(statuses, raw):
+    await statuses.merge(GUANGDONG, {1: b"\x01"})
+    await statuses.mark(GUANGDONG, [(2, 1)])
+    for key in (b"b:{440000}:1", b"b:{440000}:2"):
+        assert await raw.execute(b"TTL", key) > 3 * 365 * 86_400
+    assert sorted(await raw.execute(b"KEYS", b"b:*")) == [b"b:{440000}:1", b"b:{440000}:2"]
+
+
+@pytest.mark.parametrize("revoked", [{1: bytes(LIST_BYTES + 1)}, {1 << 32: b"\x01"}])
+async def test_a_list_that_cannot_be_changes_nothing(statuses, revoked):
+    with pytest.raises(InvalidFieldError):
+        await statuses.merge(GUANGDONG, {2: b"\x01"} | revoked)
+    assert await statuses.load(GUANGDONG) == {}
+
+
+async def test_who_cannot_be_told_what_is_revoked_is_not_thought_to_know(statuses, raw):
+    await raw.execute(b"LPUSH", b"b:{440000}:1", b"something else")
+    with pytest.raises(StoreUnavailableError):
+        await statuses.mark(GUANGDONG, [(1, 1)])
+    with pytest.raises(StoreUnavailableError):
+        await statuses.merge(GUANGDONG, {1: b"\x01"})
