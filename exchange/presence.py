@@ -17,7 +17,7 @@ from typing import Final
 
 from exchange.errors import MalformedObjectError
 
-__all__ = ["SUBJECT_BYTES", "PresenceFilter", "subject_of"]
+__all__ = ["LEAST_BYTES", "SUBJECT_BYTES", "PresenceFilter", "subject_of"]
 
 SUBJECT_BYTES: Final = 8
 
@@ -26,6 +26,9 @@ _BITS: Final = 16
 
 _SMALLEST: Final = 1024
 """Subjects: with fewer bits, double hashing would say yes more often."""
+
+LEAST_BYTES: Final = _SMALLEST * _BITS // 8
+"""Of a filter with nobody in it."""
 
 _LARGEST_BYTES: Final = 1 << 30
 _MOST_HASHES: Final = 16

@@ -18,7 +18,7 @@ from nodes.store.appeals import Standing
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
 
-__all__ = ["NodeMetrics"]
+__all__ = ["NodeMetrics", "of_process"]
 
 
 class Log(Protocol):
@@ -53,6 +53,7 @@ class NodeMetrics(Collector):
     :param appeals: how it stands with appeals; None where nobody can tell now. From a thread.
     :param places: calls that each caller may have at once.
     :param refused: calls that were refused for want of a place, by role; as ``appeals``.
+    :param hears: whether the process hears the peers itself.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class NodeMetrics(Collector):
         appeals: Callable[[], Standing | None] = lambda: None,
         places: Callable[[], int] = int,
         refused: Callable[[], Mapping[str, int] | None] = lambda: None,
+        hears: bool = True,
     ) -> None:
         self._province = province
         self._keeper = keeper
@@ -82,6 +84,7 @@ class NodeMetrics(Collector):
         self._appeals = appeals
         self._places = places
         self._refused = refused
+        self._hears = hears
 
     def collect(self) -> list[Metric]:
         """All of it, as it is now."""
@@ -96,7 +99,7 @@ class NodeMetrics(Collector):
             ends,
             usable,
             _gauge("tongxing_subjects", "Subjects held here, about.", self._subjects()),
-            _gauge("tongxing_resident_bytes", "Resident memory of the process.", resident()),
+            of_process(shared=self._hears),
             *_of_log(self._audit, self._recorded_before),
             _of_decisions(self._decided),
             *_of_peers(self._views()),
@@ -174,6 +177,15 @@ _COUNTERS: tuple[tuple[str, str, _Of], ...] = (
         lambda view: view.resynchronisations,
     ),
 )
+
+
+def of_process(*, shared: bool) -> Metric:
+    """What there is to tell of this process itself.
+
+    :param shared: whether it tells of the memory that the node's processes share.
+    """
+    size = resident(shared=shared)
+    return _gauge("tongxing_resident_bytes", "Resident memory of all processes.", size)
 
 
 def _of_log(audit: Log, before: int) -> Iterator[Metric]:

@@ -10,24 +10,16 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
-from securesystemslib.signer import Signer
 
 from exchange.attestations import AttestationVerifier
-from exchange.client.pair import Pair
 from exchange.errors import (
     InvalidFieldError,
-    NoIdentityError,
-    TrustListError,
-    UnknownProvinceError,
 )
-from exchange.keys import Algorithm, PrivateKey
-from exchange.trust.signers import load_signer
-from exchange.trust.trustlist import TrustList
+from exchange.keys import Algorithm
 from nodes.audit.log import AuditLog
 from nodes.audit.logs import Logs
 from nodes.certificates import warn_daily
@@ -38,19 +30,18 @@ from nodes.doors.envoy import EnvoyDoor
 from nodes.doors.grpcio import GrpcioDoor
 from nodes.embedded import EmbeddedValkey
 from nodes.exposition import asked, paged, served
-from nodes.foreign import ForeignFolder
-from nodes.identity import IdentityVerifier, Role
-from nodes.keyring import Keyring
+from nodes.given import given
 from nodes.keysteps import KeySteps
 from nodes.known_statuses import KnownStatuses
 from nodes.metrics import NodeMetrics
 from nodes.peers.appeals import AppealCourier
 from nodes.peers.links import PeerLinks
 from nodes.peers.lookup import Lookup
-from nodes.peers.registry import Registry
+from nodes.peers.memory import Handle
 from nodes.peers.remote import Remotes
+from nodes.peers.shown import Shown
 from nodes.peers.sync import Synchroniser
-from nodes.peers.trust import TrustFollower, fetch_trust
+from nodes.peers.trust import TrustFollower
 from nodes.peers.versions import PeerVersions
 from nodes.peers.view import PeerViews
 from nodes.publisher import Publisher
@@ -65,12 +56,9 @@ from nodes.services.peering import PeeringService
 from nodes.services.recognition import RecognitionService
 from nodes.services.status_list import StatusListService
 from nodes.services.trust import TrustService
-from nodes.store import address, presence
+from nodes.store import presence
 from nodes.store.feed import Feed
 from nodes.store.stores import Stores
-from nodes.subjects import SubjectKeys, read_seal_keys
-from nodes.tlsfiles import TlsFiles
-from nodes.trust import TrustKeeper
 from nodes.worker import Worker, name, private_directory
 from nodes.works import Works
 
@@ -166,7 +154,7 @@ async def check(config: NodeConfig) -> None:
                 remedy="see whose it is; or, if the node took a list over this moment, check again",
             ) from None
         keys = config.data / "keys"
-        await _given(config, _clock, home / "trust", keys if keys.is_dir() else home / "keys")
+        await given(config, _clock, home / "trust", keys if keys.is_dir() else home / "keys")
 
 
 @contextlib.asynccontextmanager
@@ -181,9 +169,9 @@ async def running(
     private_directory(config.data)
     own = worker.folder(config.data)
     private_directory(own)
-    given = await _given(config, clock, own / "trust", config.data / "keys")
-    keyring, role_signer, registry = given.keyring, given.role_signer, given.registry
-    keeper, subjects, tls, foreign = given.keeper, given.subjects, given.tls, given.foreign
+    has = await given(config, clock, own / "trust", config.data / "keys")
+    keyring, role_signer, registry = has.keyring, has.role_signer, has.registry
+    keeper, subjects, tls, foreign = has.keeper, has.subjects, has.tls, has.foreign
 
     async with contextlib.AsyncExitStack() as stack:
         url = await _store_url(config, stack)
@@ -207,7 +195,11 @@ async def running(
         peers = PeerLinks(config.province, tls)
         stack.push_async_callback(peers.close)
         remotes = Remotes(peers, config.peers.timeout_seconds)
-        syncs = Synchroniser(config.province, remotes, stores.statuses, clock)
+        syncs = (
+            Shown(Handle(*worker.heard))
+            if worker.heard
+            else Synchroniser(config.province, remotes, stores.statuses, clock)
+        )
         stack.push_async_callback(syncs.close)
         views = PeerViews(config.province, keeper.current, peers.get, syncs.get)
         verifier = AttestationVerifier()
@@ -330,6 +322,7 @@ async def running(
             foreign.watch(),
             warn_daily(tls, keeper.current, config.province, clock),
             keeper.watch_folder(),
+            syncs.run(),
         )
         if registry and role_signer and worker.first:
             works.start(Rotation(steps, _schedule(config), clock).run())
@@ -348,6 +341,7 @@ async def running(
                 appeals=asked(stores.appeals.standing),
                 places=lambda: door.shares.each,
                 refused=asked(door.refused),
+                hears=worker.heard is None,
             )
             if worker.line is None:
                 stack.enter_context(served(config.metrics.listen, collector))
@@ -359,51 +353,6 @@ async def running(
         stack.callback(feed.close)
         stack.push_async_callback(door.leave)
         yield await door.open()
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """What a node is given, read and checked."""
-
-    keyring: Keyring
-    role_signer: Signer | None
-    subjects: SubjectKeys
-    keeper: TrustKeeper
-    registry: Registry | None
-    tls: TlsFiles
-    foreign: ForeignFolder
-
-
-async def _given(
-    config: NodeConfig, clock: Callable[[], datetime], trust_folder: Path, keys_folder: Path
-) -> _Given:
-    """Read all that a node rests on; a start and a check refuse the same.
-
-    :param trust_folder: the node's own, for the trust list; ``keys_folder`` for the keys it made.
-    :raises TongxingError: something of it is unusable.
-    """
-    certificate, tls_key = config.identity.certificate, config.identity.key
-    if config.store.url != EMBEDDED:
-        address.parse(config.store.url)
-    keyring = _keyring(config, keys_folder)
-    role_signer = _role_signer(config)
-    subjects = SubjectKeys(config.province, read_seal_keys(config.identity.seal_key))
-    foreign = ForeignFolder(config.foreign.certificates, config.foreign.poll_seconds)
-    keeper = TrustKeeper(config.trust, config.province, trust_folder, clock)
-    registry = None
-    if config.trust.registry:
-        registry = Registry(config.trust.registry, certificate, tls_key)
-    trust = await _first_list(keeper, registry)
-    _check_signs(keyring, trust)
-    tls = TlsFiles(
-        certificate,
-        tls_key,
-        check=lambda pair: _check_identity(pair, keeper.current(), config.province, clock()),
-        poll_seconds=config.identity.poll_seconds,
-    )
-    keeper.on_change(subjects.follow)
-    subjects.check(clock())
-    return _Given(keyring, role_signer, subjects, keeper, registry, tls, foreign)
 
 
 def _clock() -> datetime:
@@ -420,57 +369,6 @@ async def _store_url(config: NodeConfig, stack: contextlib.AsyncExitStack) -> st
     return valkey.url
 
 
-async def _first_list(keeper: TrustKeeper, registry: Registry | None) -> TrustList:
-    """What lies at hand; else what the registry has."""
-    try:
-        return await keeper.start()
-    except (TrustListError, UnknownProvinceError) as error:
-        # Perhaps only too old: this node was off for long, or its province is new.
-        if registry is None:
-            raise
-        log.warning("trust.local_refused", why=str(error))
-    return await fetch_trust(keeper, registry)
-
-
-def _read(path: Path, field: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidFieldError(f"{path}: {error.strerror}", field=field) from None
-
-
-def _passphrase(path: Path | None, field: str) -> bytes | None:
-    return _read(path, field).strip() if path else None
-
-
-def _keyring(config: NodeConfig, directory: Path) -> Keyring:
-    passphrase = _passphrase(config.signing.passphrase_file, "signing.passphrase_file")
-    try:
-        configured = PrivateKey.from_pem(_read(config.signing.key, "signing.key"), passphrase)
-    except InvalidFieldError as error:
-        error.field = "signing.key"
-        raise
-    return Keyring(config.province, directory, configured, passphrase)
-
-
-def _role_signer(config: NodeConfig) -> Signer | None:
-    trust = config.trust
-    if config.keys.rotate_days and not (trust.role_key and trust.registry):
-        raise InvalidFieldError(
-            "keys rotate by themselves only where their steps can be published",
-            field="keys.rotate_days",
-            remedy="configure trust.role_key and trust.registry, or leave it out",
-        )
-    if trust.role_key is None:
-        return None
-    passphrase = _passphrase(trust.role_passphrase_file, "trust.role_passphrase_file")
-    try:
-        return load_signer(trust.role_key, passphrase)
-    except TrustListError as error:
-        error.field = "trust.role_key"
-        raise
-
-
 def _schedule(config: NodeConfig) -> Schedule:
     days = config.keys.rotate_days
     return Schedule(
@@ -478,25 +376,3 @@ def _schedule(config: NodeConfig) -> Schedule:
         published=timedelta(hours=config.keys.min_published_hours),
         algorithm=Algorithm[config.keys.algorithm],
     )
-
-
-def _check_signs(keyring: Keyring, trust: TrustList) -> None:
-    """Refuse to start without a key whose attestations anybody would accept."""
-    try:
-        keyring.signer(trust)
-    except TrustListError as error:
-        raise error.at("signing.key") from None
-
-
-def _check_identity(pair: Pair, trust: TrustList, province: str, now: datetime) -> None:
-    """Refuse a certificate that no peer and no client would accept."""
-    authority = trust.profile(province).tls_ca.encode()
-    try:
-        identity = IdentityVerifier({province: authority}).identify(pair.certificate, now)
-    except NoIdentityError as error:
-        raise error.at("certificate") from None
-    if identity.role is not Role.NODE:
-        raise InvalidFieldError(
-            f"it is of the {identity.role} {identity.name}, not of a node",
-            field="certificate",
-        )

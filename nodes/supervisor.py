@@ -2,7 +2,8 @@
 
 It holds what they share (the data folder, the port, the embedded Valkey, the metrics' address) and
 answers no call. Each worker is a process of its own from the start: gRPC, which the parent never
-imports, does not survive a fork.
+imports, does not survive a fork. One process more hears the peers for all of them
+(`nodes.hearing`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from nodes.config import EMBEDDED, NodeConfig
 from nodes.embedded import LONGEST_PAUSE, SHORTEST_PAUSE, EmbeddedValkey, die_with, locked
 from nodes.exposition import Sum, asked, served
 from nodes.listening import held
-from nodes.worker import LINE, VARIABLE, private_directory
+from nodes.peers.memory import Memory, Page
+from nodes.worker import HEARD, LINE, VARIABLE, private_directory
 
 __all__ = ["require", "run"]
 
@@ -69,8 +71,8 @@ async def run(config: NodeConfig, file: Path) -> int:
     environment = dict(os.environ)
     async with contextlib.AsyncExitStack() as stack:
 
-        async def launch(number: int) -> _Process:
-            environment[VARIABLE] = f"{number}/{max(config.workers, number + 1)}"
+        async def launch(place: _Place) -> _Process:
+            environment[VARIABLE] = place.said
             tells = config.metrics is not None
             return await _Process.start(command, environment, lock, tells=tells)
 
@@ -81,6 +83,8 @@ async def run(config: NodeConfig, file: Path) -> int:
                 loop.add_signal_handler(number, workers.stop)
         loop.add_signal_handler(signal.SIGUSR2, workers.renew)
         lock = await stack.enter_async_context(_alone(config.data))
+        heard = Memory.shared(Page.SIZE)
+        environment[HEARD] = "/".join(map(str, heard.handle or ()))
         environment["TONGXING_LISTEN"] = stack.enter_context(held(config.listen))
         if reserved := config.overload.reserved_listen:
             environment["TONGXING_OVERLOAD__RESERVED_LISTEN"] = stack.enter_context(
@@ -234,10 +238,17 @@ class _Process:
 
 
 class _Place:
-    """What one worker after the other has: a number, and so the files under it."""
+    """What one process after the other has: a number, and so the files under it.
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    :param name: by which a log calls it.
+    :param said: to the process (`nodes.worker.VARIABLE`).
+    :param lasts: whether another process takes it when one has ended.
+    """
+
+    def __init__(self, name: int | str, said: str, *, lasts: bool = True) -> None:
+        self.name = name
+        self.said = said
+        self.lasts = lasts
         self.process: _Process | None = None
         self.serves = asyncio.Event()
 
@@ -245,16 +256,20 @@ class _Place:
 class _Workers:
     """All of them: each place has a process, and another one when that has ended.
 
-    There is one place more than workers. It is taken only while the others are restarted: so as
-    many serve as ever, and no two processes ever have the files of one place.
+    There is one place more than workers, and one more than hears. They are taken only while the
+    others are restarted: so as many serve as ever, somebody always hears, and no two processes ever
+    have the files of one place.
     """
 
-    def __init__(self, config: NodeConfig, launch: Callable[[int], Awaitable[_Process]]) -> None:
+    def __init__(self, config: NodeConfig, launch: Callable[[_Place], Awaitable[_Process]]) -> None:
         self._config = config
         self._launch = launch
         self._patience = config.drain_seconds + GRACE_SECONDS
-        self._places = [_Place(number) for number in range(config.workers)]
-        self._spare = _Place(config.workers)
+        of = config.workers
+        self._places = [_Place(number, f"{number}/{of}") for number in range(of)]
+        self._spare = _Place(of, f"{of}/{of + 1}", lasts=False)
+        self._hearing = _Place("hearing", "hearing/0")
+        self._next_hearing = _Place("hearing", "hearing/1", lasts=False)
         self._keepers: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._renew = asyncio.Event()
@@ -283,7 +298,8 @@ class _Workers:
             for task in (work, stop):
                 task.cancel()
             await asyncio.wait({work, stop})
-            await asyncio.gather(*(each.end(self._patience) for each in self._processes()))
+            processes = [*self._processes(), *self._listeners()]
+            await asyncio.gather(*(each.end(self._patience) for each in processes))
             await asyncio.gather(*self._keepers)
         if not work.cancelled():
             work.result()  # what it failed with
@@ -294,25 +310,33 @@ class _Workers:
     async def metrics(self) -> list[Metric]:
         """Those of all as one."""
         serving = [each for each in self._processes() if each.serves]
-        await asyncio.gather(*(each.ask() for each in serving))
+        telling = serving + [each for each in self._listeners() if each.serves]
+        await asyncio.gather(*(each.ask() for each in telling))
         return [
             GaugeMetricFamily("tongxing_workers", "Processes that serve.", value=len(serving)),
             CounterMetricFamily(
                 "tongxing_worker_restarts", "Workers that died, since the start.", value=self._died
             ),
-            *self._sum.of(each.page for each in serving),
+            *self._sum.of(each.page for each in telling),
         ]
 
     def _processes(self) -> list[_Process]:
         return [each.process for each in (*self._places, self._spare) if each.process]
 
+    def _listeners(self) -> list[_Process]:
+        places = (self._hearing, self._next_hearing)
+        return [each.process for each in places if each.process]
+
     async def _work(self) -> None:
         # The first one alone: what it does not start with, none does, and that is said once.
-        for places in (self._places[:1], self._places[1:]):
+        first = self._places[:1]
+        for places in (first, self._places[1:]):
             for place in places:
                 self._keep(place)
             for place in places:
                 await place.serves.wait()
+            if places is first:
+                self._keep(self._hearing)
         process = self._places[0].process
         log.info(
             "node.serving",
@@ -329,12 +353,8 @@ class _Workers:
         """Put a new process into each place; where none starts any more, all stays as it was."""
         log.info("node.restarting")
         spare = self._spare
-        kept = self._keep(spare)
-        serves = asyncio.create_task(spare.serves.wait())
-        await asyncio.wait({kept, serves}, return_when=asyncio.FIRST_COMPLETED)
-        serves.cancel()
-        if not spare.serves.is_set():
-            log.error("node.not_restarted", why="a new worker does not start; it has said why")
+        kept = await self._begin(spare)
+        if kept is None:
             return
         for place in self._places:
             if place.process:
@@ -344,7 +364,26 @@ class _Workers:
         if spare.process:
             await spare.process.end(self._patience)
         await kept
-        log.info("node.restarted")
+        if await self._begin(self._next_hearing):
+            self._hearing, self._next_hearing = self._next_hearing, self._hearing
+            self._hearing.lasts, self._next_hearing.lasts = True, False
+            if self._next_hearing.process:
+                await self._next_hearing.process.end(self._patience)
+            log.info("node.restarted")
+
+    async def _begin(self, place: _Place) -> asyncio.Task[None] | None:
+        """Have a place taken that does not last, and wait until its process serves.
+
+        :returns: what ends with the process; None where it does not start.
+        """
+        kept = self._keep(place)
+        serves = asyncio.create_task(place.serves.wait())
+        await asyncio.wait({kept, serves}, return_when=asyncio.FIRST_COMPLETED)
+        serves.cancel()
+        if place.serves.is_set():
+            return kept
+        log.error("node.not_restarted", why="a new process does not start; it has said why")
+        return None
 
     def _keep(self, place: _Place) -> asyncio.Task[None]:
         keeper = asyncio.create_task(self._keep_going(place))
@@ -363,19 +402,19 @@ class _Workers:
         pause = SHORTEST_PAUSE
         while not self._stop.is_set():
             began = loop.time()
-            process = place.process = await self._launch(place.number)
-            log.info("node.worker_started", worker=place.number, pid=process.pid)
+            process = place.process = await self._launch(place)
+            log.info("node.worker_started", worker=place.name, pid=process.pid)
             if self._stop.is_set():
                 process.signal(signal.SIGTERM)
             if await process.begun():
-                log.info("node.worker_serves", worker=place.number, pid=process.pid)
+                log.info("node.worker_serves", worker=place.name, pid=process.pid)
                 self._served, self._failures = True, 0
                 place.serves.set()
             code = await process.ended()
             place.serves.clear()
             place.process = None
             self._sum.ended(process.page)
-            if self._ended(place, process, code) or place is self._spare:
+            if self._ended(place, process, code) or not place.lasts:
                 return
             if process.ending:
                 continue
@@ -389,7 +428,7 @@ class _Workers:
         """Tell of a worker that has ended; whether the whole node ends with it."""
         if process.ending or code == 0:
             if not self._code:
-                log.info("node.worker_drained", worker=place.number, pid=process.pid)
+                log.info("node.worker_drained", worker=place.name, pid=process.pid)
             return False
         self._died += 1
         self._failures += not process.begun_once
@@ -399,7 +438,7 @@ class _Workers:
             self._code = max(code, 1)
             self._stop.set()
         if not hopeless or code < 0:  # else its own line says why, and is to be the last
-            log.error("node.worker_died", worker=place.number, pid=process.pid, code=code)
+            log.error("node.worker_died", worker=place.name, pid=process.pid, code=code)
         return hopeless
 
 

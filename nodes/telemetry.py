@@ -64,7 +64,7 @@ def _which_worker() -> list[structlog.typing.Processor]:
     def add(
         _logger: object, _method: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
-        event["worker"] = worker.number
+        event["worker"] = "hearing" if worker.hears else worker.number
         return event
 
     return [add]

@@ -31,12 +31,16 @@ def run(
 
     def start(loaded: NodeConfig) -> int:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # for a parent; who is none would end of it
-        if loaded.workers > 1 and Worker.here().alone:
+        worker = Worker.here()
+        if loaded.workers > 1 and worker.alone:
             return _supervise(loaded, config)
         import uvloop
 
-        from nodes import node
+        from nodes import hearing, node
 
+        if worker.hears:
+            uvloop.run(hearing.run(loaded))
+            return 0
         if loaded.door == "envoy":
             from nodes.doors import envoy
 

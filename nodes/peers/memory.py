@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import sys
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,34 +45,39 @@ class Memory:
 
     @classmethod
     def own(cls, size: int) -> Memory:
-        """Make some for this process alone."""
-        if not size:
-            return cls(memoryview(bytearray()))
+        """Make some for this process alone.
+
+        :param size: bytes, above 0.
+        """
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         return cls(memoryview(mmap.mmap(-1, size, flags)))
 
     @classmethod
     def shared(cls, size: int) -> Memory:
-        """Make some that others can open, for as long as this object lives."""
-        if sys.platform != "linux":
-            raise NotImplementedError
+        """Make some that others can open, for as long as this object lives; on Linux alone.
+
+        :param size: bytes, above 0.
+        """
         descriptor = os.memfd_create("tongxing")
-        os.truncate(descriptor, max(size, 1))
+        os.truncate(descriptor, size)
         handle = Handle(os.getpid(), descriptor, os.fstat(descriptor).st_ino)
         made = cls(memoryview(mmap.mmap(descriptor, size)), handle)
         weakref.finalize(made, os.close, descriptor)
         return made
 
     @classmethod
-    def of(cls, handle: Handle) -> Memory | None:
-        """Open what another process made, to be read; None where it is not there any more."""
+    def of(cls, handle: Handle, *, write: bool = False) -> Memory | None:
+        """Open what another process made; None where it is not there any more.
+
+        :param write: whether it may be written, too.
+        """
+        mode, access = (os.O_RDWR, mmap.ACCESS_WRITE) if write else (os.O_RDONLY, mmap.ACCESS_READ)
         with suppress(OSError):
-            descriptor = os.open(f"/proc/{handle.pid}/fd/{handle.descriptor}", os.O_RDONLY)
+            descriptor = os.open(f"/proc/{handle.pid}/fd/{handle.descriptor}", mode)
             try:
                 status = os.fstat(descriptor)
                 if status.st_ino == handle.inode:
-                    mapped = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
-                    return cls(memoryview(mapped), handle)
+                    return cls(memoryview(mmap.mmap(descriptor, 0, access=access)), handle)
             finally:
                 os.close(descriptor)
         return None

@@ -190,7 +190,8 @@ async def read_filter(
 ) -> PresenceFilter:
     """Read what GetPresence says after its header.
 
-    :param bits: takes the filter's: as many bytes as the header says, zero at first.
+    :param bits: takes the filter's: as many bytes as the header says, or where it says none
+        `exchange.presence.LEAST_BYTES`, zero at first.
     :param merge: is given each status list's number and its revoked places, as they come.
     :param patience: seconds of silence between two messages.
     :raises MalformedObjectError: it is not what the contract says, or too much of it.

@@ -33,7 +33,7 @@ from exchange.errors import (
     MalformedObjectError,
     TongxingError,
 )
-from exchange.presence import PresenceFilter
+from exchange.presence import LEAST_BYTES, PresenceFilter
 from exchange.statuslist import StatusReference
 from exchange.trust.trustlist import TrustList
 from exchange.v1 import peer_service_pb2 as pb
@@ -398,7 +398,7 @@ class PeerSync:
                 header = await read_header(parts)
                 if self.state is SyncState.SILENT:
                     self.state = SyncState.RESYNCHRONISING
-                memory = self._room(header.size)
+                memory = self._room(header.size or LEAST_BYTES)
                 revoked = RevokedPlaces(Memory.own(RevokedPlaces.SIZE).view)
                 made = await read_filter(header, parts, memory.view, revoked.merge, self._patience)
                 if self._revoked.take(revoked):
@@ -534,6 +534,14 @@ class Synchroniser:
             sync = PeerSync(code, self._remote(code), self._places, self._clock, room=self._room)
             self._syncs[code] = sync
             self._tasks[code] = asyncio.get_running_loop().create_task(sync.run())
+
+    async def run(self) -> None:
+        """Nothing: each has a task of its own."""
+
+    @property
+    def all(self) -> Mapping[str, PeerSync]:
+        """All of them, by province."""
+        return self._syncs
 
     def get(self, province: str) -> PeerSync | None:
         """One peer's; None where there is none."""

@@ -18,6 +18,7 @@ import pytest_asyncio
 import uvloop
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from hearing import FakePeer, at, heartbeat, now, revocation, until
 
 from exchange import status
 from exchange.client.connection import UnreachableError
@@ -27,7 +28,6 @@ from exchange.errors import (
     StoreUnavailableError,
     TongxingError,
 )
-from exchange.presence import PresenceFilter
 from exchange.statuslist import LIST_SIZE, StatusReference
 from exchange.v1 import peer_service_pb2 as pb
 from exchange.v1 import status_list_service_pb2 as lists_pb
@@ -43,9 +43,8 @@ from nodes.store.attestations import AttestationStore
 from nodes.store.statuses import StatusStore
 
 SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"
-STORE, ANOTHER = b"S" * 16, b"T" * 16
+ANOTHER = b"T" * 16
 WANG, LI, ZHANG, STRANGER = b"wang....", b"li......", b"zhang...", b"nobody.."
-ID = bytes(16)
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -54,99 +53,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest.fixture(scope="module")
 def event_loop_policy():
     return uvloop.EventLoopPolicy()  # as the node runs
-
-
-def at(place, store=STORE):
-    return store + place.to_bytes(16, "big")
-
-
-def heartbeat(place, **fields):
-    values = {"cursor": at(place), "as_of_time": datetime.now(UTC), "presence_generation": 1}
-    return pb.WatchChangesResponse(**(values | fields))
-
-
-def revocation(subject=WANG, place=(7, 3), id_=ID):
-    where = None if place is None else pb.StatusPlace(list=place[0], index=place[1])
-    return pb.Revocation(attestation_id=id_, subject=subject, place=where)
-
-
-class FakePeer:
-    """Says what a test lets it say; greets whoever watches from where it stands.
-
-    Its heartbeat is slow, so that a busy machine's pause is no silence.
-    """
-
-    def __init__(self, *held, place=1, generation=1, greets=True, beat=5):
-        self.place, self.generation, self.greets = place, generation, greets
-        self.store = STORE
-        self.held = list(held)
-        self.lists = {}
-        self.beat = beat
-        self.ahead = timedelta(0)
-        self.header = {}
-        self.parts = None
-        self.watched, self.fetched = [], 0
-        self.expired = set()
-        self.messages = asyncio.Queue()
-        self.replay = {}
-        self.replaying = asyncio.Event()
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    def say(self, *messages):
-        for message in messages:
-            self.messages.put_nowait(message)
-
-    def change(self, *subjects, **fields):
-        self.place += 1
-        self.held += subjects
-        self.say(heartbeat(self.place, subjects=b"".join(subjects), **fields))
-
-    def filter(self):
-        made = PresenceFilter.sized(1000)
-        made.add_all(b"".join(self.held))
-        return made
-
-    async def watch(self, cursor):
-        self.watched.append(cursor)
-        if cursor in self.expired:
-            self.expired.discard(cursor)
-            raise CursorExpiredError("it cannot be continued")
-        if cursor in self.replay:
-            await self.replaying.wait()
-            yield self.replay.pop(cursor)
-        elif self.greets:
-            here = at(self.place, self.store)
-            time_ = now() + self.ahead
-            yield heartbeat(1, cursor=here, presence_generation=self.generation, as_of_time=time_)
-        while True:
-            said = await self.messages.get()
-            if isinstance(said, BaseException):
-                raise said
-            yield said
-
-    async def presence(self):
-        self.fetched += 1
-        for part in self.parts or self.whole():
-            yield part
-            await self.gate.wait()
-
-    def whole(self):
-        made = self.filter()
-        values = {
-            "cursor": at(self.place, self.store),
-            "generation": self.generation,
-            "size": len(made.bits),
-            "hashes": made.hashes,
-            "subjects": made.count,
-            "as_of_time": datetime.now(UTC),
-            "heartbeat": timedelta(seconds=self.beat),
-        } | self.header
-        yield pb.GetPresenceResponse(header=pb.PresenceHeader(**values))
-        if made.bits:
-            yield pb.GetPresenceResponse(bits=bytes(made.bits))
-        for number, bits in self.lists.items():
-            yield pb.GetPresenceResponse(revoked=pb.RevokedPlaces(list=number, bits=bits))
 
 
 class Store:
@@ -186,10 +92,6 @@ async def store(valkey):
     await opened.attestations.close()
 
 
-def now():
-    return datetime.now(UTC)
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def begin(store):
     """Starts the synchronisation with a peer; all end with the test."""
@@ -207,17 +109,6 @@ async def begin(store):
         assert not task.done(), task.exception()
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until(condition, seconds=60):
-    async with asyncio.timeout(seconds):
-        while True:
-            found = condition()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return
-            await asyncio.sleep(0.002)
 
 
 async def fresh(made, since):
