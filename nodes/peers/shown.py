@@ -74,8 +74,7 @@ class Showing:
         return self._owner == os.getpid()
 
     def _hears_all(self) -> bool:
-        syncs = self._syncs.all
-        return bool(syncs) and all(each.as_of is not None for each in syncs.values())
+        return all(each.as_of is not None for each in self._syncs.all.values())
 
     def _show(self) -> None:
         """Bring each peer's page up to date."""

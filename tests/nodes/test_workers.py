@@ -337,7 +337,7 @@ def test_where_no_worker_starts_any_more_the_node_ends_with_its_error(node):
 
 def test_nothing_outlives_a_parent_that_is_killed(node):
     orphans = children(node.pid("510000"))
-    assert len(orphans) == 3  # with its Valkey
+    assert len(orphans) == 4  # with who hears, and its Valkey
     node.kill("510000")
     wait_until("all of them end", lambda: not any(map(alive, orphans)), SECONDS)
     node.start(environment=node.environment, seconds=SECONDS)
