@@ -20,7 +20,14 @@ from scripts.bench.peers import VENV
 _ALONE = (HOME,)
 _THREE = ("440000", HOME, "310000")
 """The first is asked, the second has the evidence, the third has none."""
-_LONG = {"latency", "overload", "growth-store", "growth-batch", "growth-provinces"}
+_LONG = {
+    "without-tls",
+    "latency",
+    "overload",
+    "growth-store",
+    "growth-batch",
+    "growth-provinces",
+}
 """Run only where they are named."""
 
 
@@ -42,6 +49,9 @@ class Bench:
                 case, self._field(_ALONE), rounds, seconds, tokens=64, aim={"value": 150_000.0}
             ),
             "lookup": lambda case: lookup.lookup(case, self._field(_ALONE), rounds, seconds),
+            "without-tls": lambda case: lookup.without_tls(
+                case, self._field(_ALONE), rounds, seconds
+            ),
             "recognize-local": lambda case: served.recognize(
                 case, self._field(_ALONE), rounds, seconds, calls=0, aim={"ratio": 0.6}
             ),
@@ -53,6 +63,7 @@ class Bench:
                 case, self._field(_THREE, forgets=True), rounds, seconds, calls=1
             ),
             "batch": lambda case: served.batch(case, self._field(_THREE), rounds, seconds),
+            "hearing": lambda case: served.hearing(case, self._field(_THREE), rounds),
             "verify": lambda case: bare.verify(case, rounds, seconds),
             "hc1": lambda case: bare.hc1_texts(case, rounds, seconds),
             "rules": lambda case: bare.rules(case, rounds, seconds),

@@ -142,19 +142,19 @@ class H2load:
         body.write_bytes(b"" if target.json else b"\x00" + len(request).to_bytes(4, "big"))
         with body.open("ab") as file:
             file.write(request)
+        given = {
+            "LD_PRELOAD": str(self._library),
+            "BENCH_CERTIFICATE": str(certificate),
+            "BENCH_KEY": str(key),
+        }
         return subprocess.Popen(
             [
                 *("h2load", "-d", str(body)),
                 *options,
                 *("--connect-to", target.address),
-                f"https://{target.server_name}{target.path}",
+                f"{'https' if target.certificate else 'http'}://{target.server_name}{target.path}",
             ],
-            env={
-                **os.environ,
-                "LD_PRELOAD": str(self._library),
-                "BENCH_CERTIFICATE": str(certificate),
-                "BENCH_KEY": str(key),
-            },
+            env={**os.environ, **(given if target.certificate else {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

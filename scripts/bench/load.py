@@ -136,11 +136,13 @@ class Load:
 
 
 def _once_json(target: Target, request: bytes) -> bytes:
-    context = tls(target, "http/1.1")
-    context.check_hostname = False  # it is called by its address
-    with contextlib.closing(
-        http.client.HTTPSConnection(target.address, timeout=10, context=context)
-    ) as connection:
+    if target.certificate:
+        context = tls(target, "http/1.1")
+        context.check_hostname = False  # it is called by its address
+        made = http.client.HTTPSConnection(target.address, timeout=10, context=context)
+    else:
+        made = http.client.HTTPConnection(target.address, timeout=10)
+    with contextlib.closing(made) as connection:
         connection.request("POST", target.path, request, {"content-type": "application/json"})
         response = connection.getresponse()
         answer = response.read()
@@ -180,6 +182,8 @@ async def _serve(pipe: Connection[Any, Any]) -> None:
 
 
 def _channel(target: Target) -> grpc.aio.Channel:
+    if not target.certificate:
+        return grpc.aio.insecure_channel(target.address)
     return grpc.aio.secure_channel(
         target.address,
         grpc.ssl_channel_credentials(target.authority, target.key, target.certificate),

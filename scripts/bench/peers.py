@@ -1,6 +1,7 @@
 """Peers of what is served: bare grpc.aio servers, the same lookup as a team would write it, etcd.
 
-All are held by the same mutual TLS as a node, each in a process of its own.
+All are held by the same mutual TLS as a node, or by none where no `Pair` is given, each in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class BareServer:
     :param make: makes the method's handler of ``argument``, in the server's process.
     """
 
-    def __init__(self, pair: Pair, make: Callable[[Any], _Handler], argument: Any) -> None:
+    def __init__(self, pair: Pair | None, make: Callable[[Any], _Handler], argument: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -111,7 +112,7 @@ def _run(*args: Any) -> None:
 
 
 async def _serve(
-    pipe: Connection[Any, Any], pair: Pair, make: Callable[[Any], _Handler], argument: Any
+    pipe: Connection[Any, Any], pair: Pair | None, make: Callable[[Any], _Handler], argument: Any
 ) -> None:
     server = grpc.aio.server(
         options=[
@@ -127,14 +128,15 @@ async def _serve(
     server.add_registered_method_handlers(
         service, {method: grpc.unary_unary_rpc_method_handler(make(argument))}
     )
-    port = server.add_secure_port(
-        "127.0.0.1:0",
-        grpc.ssl_server_credentials(
+    if pair is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        credentials = grpc.ssl_server_credentials(
             [(pair.key.read_bytes(), pair.certificate.read_bytes())],
             pair.authority.read_bytes(),
             require_client_auth=True,
-        ),
-    )
+        )
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
     pipe.send(port)
     loop = asyncio.get_running_loop()
@@ -144,50 +146,57 @@ async def _serve(
 
 
 @contextlib.contextmanager
-def web(pair: Pair, url: str) -> Iterator[tuple[str, int]]:
+def web(pair: Pair | None, url: str) -> Iterator[tuple[str, int]]:
     """FastAPI on uvicorn (`web.py`), on the same store.
 
     :return: its address and its process.
     """
     (port,) = free_ports(1)
-    options = {
+    options: dict[str, object] = {
         "app-dir": Path(__file__).parent,
         "port": port,
-        "ssl-certfile": pair.certificate,
-        "ssl-keyfile": pair.key,
-        "ssl-ca-certs": pair.authority,
-        "ssl-cert-reqs": 2,  # ssl.CERT_REQUIRED
         "log-level": "warning",
     }
+    if pair:
+        options |= {
+            "ssl-certfile": pair.certificate,
+            "ssl-keyfile": pair.key,
+            "ssl-ca-certs": pair.authority,
+            "ssl-cert-reqs": 2,  # ssl.CERT_REQUIRED
+        }
     command = [VENV / "bin" / "python", "-m", "uvicorn", "web:app", "--no-access-log"]
     with _running([*map(str, command), *_flags(options)], {"VALKEY_URL": url}) as pid:
         yield f"127.0.0.1:{port}", pid
 
 
 @contextlib.contextmanager
-def etcd(pair: Pair) -> Iterator[tuple[str, int]]:
+def etcd(pair: Pair | None) -> Iterator[tuple[str, int]]:
     """An etcd of one member, with nothing in it.
 
     :return: its address and its process.
     """
     with tempfile.TemporaryDirectory() as data:
         port, for_peers = free_ports(2)
-        here, peers = f"https://127.0.0.1:{port}", f"http://127.0.0.1:{for_peers}"
-        options = {
+        here = f"{'https' if pair else 'http'}://127.0.0.1:{port}"
+        peers = f"http://127.0.0.1:{for_peers}"
+        options: dict[str, object] = {
             "data-dir": data,
             "listen-client-urls": here,
             "advertise-client-urls": here,
             "listen-peer-urls": peers,
             "initial-advertise-peer-urls": peers,
             "initial-cluster": f"default={peers}",
-            "cert-file": pair.certificate,
-            "key-file": pair.key,
-            "trusted-ca-file": pair.authority,
-            "client-cert-auth": "true",
             "enable-grpc-gateway": "false",
             "logger": "zap",
             "log-level": "error",
         }
+        if pair:
+            options |= {
+                "cert-file": pair.certificate,
+                "key-file": pair.key,
+                "trusted-ca-file": pair.authority,
+                "client-cert-auth": "true",
+            }
         with _running(["etcd", *_flags(options)], {}) as pid:
             yield f"127.0.0.1:{port}", pid
 

@@ -11,7 +11,15 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from exchange.v1 import peer_service_pb2, recognition_service_pb2
 from nodes.trial import wait_until
 from scripts.bench.field import Field, document, numbers
-from scripts.bench.measure import Figure, compare, cpu_seconds, interleave, per_second, resident
+from scripts.bench.measure import (
+    Figure,
+    compare,
+    cpu_seconds,
+    interleave,
+    per_second,
+    resident,
+    until_idle,
+)
 from scripts.bench.target import IN_FLIGHT, Target
 
 __all__ = [
@@ -19,6 +27,7 @@ __all__ = [
     "Round",
     "batch",
     "fetch",
+    "hearing",
     "idle",
     "publish",
     "recognitions",
@@ -153,6 +162,21 @@ def publish(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Fi
     ours, signatures = interleave(rounds, published, lambda: per_second(signed, seconds / 2))
     theirs = [Round(rate, (1e6 / rate,)) for rate in signatures]
     yield from _figures(case, "items/s", ours, theirs, "signing", {"ratio": 0.5}, "grpc.aio")
+
+
+def hearing(case: str, field: Field, rounds: int) -> Iterator[Figure]:
+    """What a node spends on each change of another province, of many that come in a stream."""
+    spent = []
+    for at in range(rounds + 1):  # the first brings connections about
+        items = field.publications(numbers(_STREAM, first=2_000_000 + at * _STREAM))
+        until_idle(*field.pids)
+        before = [cpu_seconds(pid) for pid in field.pids]
+        field.publish(items)
+        until_idle(*field.pids)
+        spent.append(_spent(before, field.pids, _STREAM))
+    node, valkey = zip(*spent[1:], strict=True)
+    yield compare(case, "µs/change", node)
+    yield compare(f"{case}.valkey", "µs/change", valkey)
 
 
 def recognitions(field: Field) -> tuple[Target, list[bytes]]:

@@ -20,7 +20,8 @@ class Target:
     """A method of a server, and who calls it.
 
     :param address: ``host:port``.
-    :param certificate: PEM, as ``key`` and ``authority``, by which the server is held.
+    :param certificate: PEM, as ``key`` and ``authority``, by which the server is held; all of them
+        empty where it is called without TLS.
     :param json: it is JSON over HTTP/1.1, no gRPC.
     """
 
