@@ -32,7 +32,8 @@ _SLOT: Final = _SLOTS - 1
 _mark: Final = Struct("<QQ")
 
 _LIST_BYTES: Final = LIST_SIZE // 8
-_DIRECTORY_BYTES: Final = (2 + MOST_LISTS) * 8
+_DIRECTORY_BYTES: Final = (2 + 2 * MOST_LISTS) * 8
+_USED: Final = 2 + MOST_LISTS
 _NO_LIST: Final = (1 << 64) - 1
 
 
@@ -109,7 +110,8 @@ class RevokedPlaces:
     __slots__ = ("_bits", "_known", "_places", "_words")
 
     def __init__(self, memory: memoryview) -> None:
-        # How often the lists changed, how many rooms are taken, and the list in each of them.
+        # How often the lists changed, how many rooms are taken, the list in each of them, and how
+        # many of its bytes are used: no more are looked through, or room would be taken for them.
         self._words = memory[:_DIRECTORY_BYTES].cast("Q")
         self._bits = memory[_DIRECTORY_BYTES : self.SIZE]
         self._known = 0
@@ -126,7 +128,8 @@ class RevokedPlaces:
         :param index: 0 to 2^18 - 1.
         :raises TooManyListsError: it is of one list too many.
         """
-        self._bits[self._start(number) + (index >> 3)] |= 1 << (index & 7)
+        at = index >> 3
+        self._bits[self._start(number, at + 1) + at] |= 1 << (index & 7)
 
     def merge(self, number: int, bits: bytes | bytearray) -> None:
         """Set all that are set in a list's bits.
@@ -137,7 +140,7 @@ class RevokedPlaces:
         """
         if len(bits) > _LIST_BYTES:
             raise MalformedObjectError("longer than a status list", field="revoked.bits")
-        start = self._start(number)
+        start = self._start(number, len(bits))
         known = self._bits[start : start + len(bits)]
         both = int.from_bytes(known, "little") | int.from_bytes(bits, "little")
         known[:] = both.to_bytes(len(bits), "little")
@@ -162,7 +165,7 @@ class RevokedPlaces:
     def lists(self) -> Mapping[int, bytes]:
         """Give a copy of the bits of each list, up to the last that is set, by its number."""
         return {
-            number: bytes(self._bits[start : start + _LIST_BYTES]).rstrip(b"\0")
+            number: bytes(self._bits[start : start + self._used(start)]).rstrip(b"\0")
             for number, start in self._starts().items()
         }
 
@@ -179,8 +182,14 @@ class RevokedPlaces:
             }
         return self._places
 
-    def _start(self, number: int) -> int:
-        """Where a list's bits begin; it is given a room where it has none."""
+    def _used(self, start: int) -> int:
+        return self._words[_USED + start // _LIST_BYTES]
+
+    def _start(self, number: int, used: int) -> int:
+        """Where a list's bits begin; it is given a room where it has none.
+
+        :param used: how many of its bytes will be, at least.
+        """
         places, words = self._starts(), self._words
         start = places.get(number)
         if start is None:
@@ -193,6 +202,8 @@ class RevokedPlaces:
             words[2 + room], words[1] = number, max(taken, room + 1)
             start = places[number] = room * _LIST_BYTES
             self._known = words[0] = words[0] + 1
+        room = _USED + start // _LIST_BYTES
+        words[room] = max(words[room], used)
         return start
 
     def _forget(self, number: int) -> None:
@@ -200,7 +211,8 @@ class RevokedPlaces:
         words = self._words
         words[2 + start // _LIST_BYTES] = _NO_LIST
         self._known = words[0] = words[0] + 1
-        self._bits[start : start + _LIST_BYTES] = bytes(_LIST_BYTES)
+        used = self._used(start)
+        self._bits[start : start + used] = bytes(used)
 
 
 class PeerMemory:

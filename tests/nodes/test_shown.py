@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from exchange.errors import StoreUnavailableError
 from exchange.statuslist import StatusReference
+from nodes.memory import resident
 from nodes.peers import shown
 from nodes.peers.memory import Memory, Page
 from nodes.peers.shown import Showing, Shown
@@ -55,8 +56,13 @@ def test_what_is_gone_cannot_be_opened_and_who_has_it_keeps_it():
     assert seen.view[0] == 1
 
 
-def test_memory_of_its_own_takes_no_room_before_it_is_touched():
-    assert Memory.own(1 << 34).handle is None
+@pytest.mark.parametrize("make", [Memory.own, Memory.shared])
+def test_memory_takes_no_room_before_it_is_touched(make):
+    before = resident()
+    made = make(1 << 28)
+    for at in range(0, 1 << 28, 1 << 20):
+        made.view[at] = 1
+    assert resident() - before < 1 << 24
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=20), st.integers() | st.text(max_size=9))))
