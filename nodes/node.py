@@ -49,6 +49,7 @@ from nodes.peers.links import PeerLinks
 from nodes.peers.lookup import Lookup
 from nodes.peers.registry import Registry
 from nodes.peers.remote import Remotes
+from nodes.peers.siblings import Siblings
 from nodes.peers.sync import Synchroniser
 from nodes.peers.trust import TrustFollower, fetch_trust
 from nodes.peers.versions import PeerVersions
@@ -67,6 +68,7 @@ from nodes.services.status_list import StatusListService
 from nodes.services.trust import TrustService
 from nodes.store import address, presence
 from nodes.store.feed import Feed
+from nodes.store.lognames import LogNames
 from nodes.store.stores import Stores
 from nodes.subjects import SubjectKeys, read_seal_keys
 from nodes.tlsfiles import TlsFiles
@@ -204,6 +206,12 @@ async def running(
         )
         peers = PeerLinks(config.province, tls)
         stack.push_async_callback(peers.close)
+        siblings = await stack.enter_async_context(
+            contextlib.aclosing(
+                Siblings(config.province, keeper.current, tls, config.audit.siblings)
+            )
+        )
+        names = LogNames(store.reads, audit.name, clock, timedelta(days=config.audit.keep_days))
         remotes = Remotes(peers, config.peers.timeout_seconds)
         syncs = Synchroniser(config.province, remotes, stores.answers, stores.statuses, clock)
         stack.push_async_callback(syncs.close)
@@ -313,7 +321,9 @@ async def running(
                 ),
                 TrustService(keeper),
                 KeyService(steps, audit),
-                AuditService(audit=audit, subjects=subjects, clock=clock),
+                AuditService(
+                    audit=audit, subjects=subjects, clock=clock, siblings=siblings, names=names
+                ),
             ],
         )
         for follow in (peers.follow, syncs.follow, door.follow):
@@ -322,6 +332,7 @@ async def running(
         stack.push_async_callback(works.close)
         works.start(
             audit.run(),
+            names.run(),
             feed.run(),
             courier.run(),
             tls.watch(),
