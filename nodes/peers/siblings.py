@@ -120,7 +120,9 @@ class Siblings:
         except DecodeError:
             self._fell_silent(address, "its answer cannot be read")
         else:
-            self._silent.discard(address)
+            if address in self._silent:
+                self._silent.remove(address)
+                log.info("sibling.answers", address=address)
             return read
         return None
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from structlog.testing import capture_logs
 from waiting import SECONDS, until
 
 from exchange.client import Client, Purpose
@@ -29,8 +31,10 @@ from nodes.audit.log import AuditLog
 from nodes.call import Call
 from nodes.cli import run
 from nodes.identity import Identity, Role
+from nodes.peers.siblings import Siblings
 from nodes.services.audit import AuditService
 from nodes.store.lognames import LogNames
+from nodes.tlsfiles import TlsFiles
 from nodes.trial import TrialExchange, free_ports, wait_until
 
 SICHUAN = "510000"
@@ -40,6 +44,7 @@ DAY = timedelta(days=1)
 KEPT = 184
 ADMIN = Identity(SICHUAN, Role.ADMIN, "admin-1")
 NODE = Identity(SICHUAN, Role.NODE, "node-1")
+LIST = Call(ADMIN, "list")
 RUN = (sys.executable, "-P", "-m", "nodes.cli", "node", "run")
 
 
@@ -72,7 +77,7 @@ class Province:
         return log
 
     async def accesses(self, request, request_id, seconds):
-        assert seconds > 0
+        self.seconds = seconds
         call = Call(NODE, request_id)
         return [
             await service.list_node_accesses(request, call)
@@ -80,10 +85,10 @@ class Province:
             if log.name not in self.down
         ]
 
-    async def list(self, at, token="", size=1000):
+    async def list(self, at, token="", size=1000, call=LIST):
         """What was recorded before the third day, of one of them."""
         request = pb.ListAccessesRequest(page_size=size, page_token=token, end_time=END)
-        return await self.services[at].list_accesses(request, Call(ADMIN, "list"))
+        return await self.services[at].list_accesses(request, call)
 
 
 END = Timestamp(seconds=int((NOON + 2 * DAY).timestamp()))
@@ -207,7 +212,9 @@ class Two:
         self.start_b()
 
     def start_b(self):
+        # B is told where A is; A finds B by the profile.
         environment = {
+            "TONGXING_AUDIT__SIBLINGS": json.dumps([self.at["A"]]),
             "TONGXING_LISTEN": self.at["B"],
             "TONGXING_DATA": str(self.home / "data-b"),
             "TONGXING_STORE__URL": f"unix://{self.exchange.store(SICHUAN)}",
@@ -291,10 +298,33 @@ async def test_a_holder_sees_nothing_of_another_through_any_node(two, people):
         assert (list(page.accesses), page.partial) == ([], False)
 
 
+async def test_one_that_hangs_is_waited_for_no_longer_than_the_caller_has(two, province):
+    tls = TlsFiles(two.home / "node.pem", two.home / "node-key.pem")
+    trust = two.exchange.trust()
+    request = pb.ListNodeAccessesRequest(everybody=True, page_size=1)
+    ways = Siblings(SICHUAN, lambda: trust, tls, [two.at["B"]])
+    async with contextlib.aclosing(ways):
+        (answer,) = await ways.accesses(request, "before", SECONDS)
+        assert answer.node
+        two.b.send_signal(signal.SIGSTOP)
+        try:
+            with capture_logs() as logged:
+                for _ in range(2):
+                    assert await ways.accesses(request, "meanwhile", 0.2) == []
+        finally:
+            two.b.send_signal(signal.SIGCONT)
+        assert [each["why"] for each in logged] == ["DEADLINE_EXCEEDED"]
+        (again,) = await ways.accesses(request, "after", SECONDS)
+        assert again.node == answer.node
+    now = asyncio.get_running_loop().time()
+    await province.list(0, call=Call(ADMIN, "list", now + 5))
+    assert 0 < province.seconds <= 4
+
+
 def test_a_node_that_is_down_makes_the_list_partial_and_that_is_said(
     two, people, capsys, monkeypatch
 ):
-    """The last but for its end: B is down, and comes back."""
+    """B is down, and comes back."""
     number = people.document().number
 
     def listed(*arguments):
