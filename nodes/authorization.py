@@ -5,7 +5,7 @@ Default deny: a method without the option, or unknown here, may be called by nob
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -14,7 +14,9 @@ from exchange.errors import CallerNotAllowedError
 from exchange.v1 import options_pb2
 from nodes.identity import Identity, Role
 
-_CALLERS: Any = options_pb2.callers  # protoc's stub leaves out what it extends
+# protoc's stub leaves out what it extends.
+_CALLERS: Any = options_pb2.callers
+_OWN_PROVINCE: Any = options_pb2.own_province
 
 __all__ = ["Authorization", "callers_of"]
 
@@ -34,15 +36,23 @@ def callers_of(service: ServiceDescriptor) -> dict[str, frozenset[Role]]:
 class Authorization:
     """The callers of a province's node.
 
-    :param province: the node's own; issuers, apps and admins must be of it, nodes of any. None for
-        a registry, which serves all provinces alike.
+    :param province: the node's own; issuers, apps and admins must be of it, nodes of any, where the
+        method's option ``own_province`` does not say otherwise. None for a registry, which serves
+        all provinces alike.
     """
 
     def __init__(self, province: str | None, services: Iterable[ServiceDescriptor]) -> None:
         self._province = province
-        self._callers: Mapping[str, frozenset[Role]] = {
-            path: roles for service in services for path, roles in callers_of(service).items()
-        }
+        self._callers: dict[str, frozenset[Role]] = {}
+        self._own_alone: set[str] = set()
+        """The methods for which nodes, too, must be of the own province."""
+        for service in services:
+            self._callers |= callers_of(service)
+            self._own_alone |= {
+                f"/{service.full_name}/{method.name}"
+                for method in service.methods
+                if method.GetOptions().Extensions[_OWN_PROVINCE]
+            }
 
     def check(self, path: str, caller: Identity) -> None:
         """Let a caller through.
@@ -55,7 +65,9 @@ class Authorization:
             raise CallerNotAllowedError(
                 f"{path.rpartition('/')[2]} is for {roles}, and the caller is {caller.role.value}"
             )
-        if caller.role is Role.NODE or self._province is None:
+        if self._province is None:
+            return
+        if caller.role is Role.NODE and path not in self._own_alone:
             return
         if caller.province != self._province:
             raise CallerNotAllowedError(

@@ -155,9 +155,14 @@ class StatusConfig(Section):
 
 
 class AuditConfig(Section):
-    """For how many days the access log is kept: six months at least, of which some have 184."""
+    """For how many days the access log is kept: six months at least, of which some have 184.
+
+    And where the province's other nodes are asked for theirs, if not at the addresses that stand in
+    its profile, which may be a load balancer's.
+    """
 
     keep_days: int = Field(default=184, ge=184, le=3660)
+    siblings: tuple[Annotated[str, AfterValidator(host_and_port)], ...] = ()
 
 
 class ForeignConfig(Section):

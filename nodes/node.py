@@ -40,6 +40,7 @@ from nodes.peers.lookup import Lookup
 from nodes.peers.memory import Handle
 from nodes.peers.remote import Remotes
 from nodes.peers.shown import Shown
+from nodes.peers.siblings import Siblings
 from nodes.peers.sync import Synchroniser
 from nodes.peers.trust import TrustFollower
 from nodes.peers.versions import PeerVersions
@@ -58,6 +59,7 @@ from nodes.services.status_list import StatusListService
 from nodes.services.trust import TrustService
 from nodes.store import presence
 from nodes.store.feed import Feed
+from nodes.store.lognames import LogNames
 from nodes.store.stores import Stores
 from nodes.worker import Worker, name, private_directory
 from nodes.works import Works
@@ -194,6 +196,12 @@ async def running(
         )
         peers = PeerLinks(config.province, tls)
         stack.push_async_callback(peers.close)
+        siblings = await stack.enter_async_context(
+            contextlib.aclosing(
+                Siblings(config.province, keeper.current, tls, config.audit.siblings)
+            )
+        )
+        names = LogNames(store.reads, audit.name, clock, timedelta(days=config.audit.keep_days))
         remotes = Remotes(peers, config.peers.timeout_seconds)
         syncs = (
             Shown(Handle(*worker.heard))
@@ -307,7 +315,9 @@ async def running(
                 ),
                 TrustService(keeper),
                 KeyService(steps, audit),
-                AuditService(audit=audit, subjects=subjects, clock=clock),
+                AuditService(
+                    audit=audit, subjects=subjects, clock=clock, siblings=siblings, names=names
+                ),
             ],
         )
         for follow in (peers.follow, syncs.follow, door.follow):
@@ -316,6 +326,7 @@ async def running(
         stack.push_async_callback(works.close)
         works.start(
             audit.run(),
+            names.run(),
             feed.run(),
             courier.run(),
             tls.watch(),

@@ -33,7 +33,10 @@ class Accesses:
         page_size: int = 0,
         page_token: str = "",
     ) -> AccessesPage:
-        """Some of the accesses, the newest first.
+        """Some of the accesses through all nodes of the province, the newest first.
+
+        Where ``partial`` is set in the answer, a node did not answer, and they are not all: ask
+        anew later, from the first page.
 
         :param document: the holder; an admin may leave it out.
         :param start: from this time on, aware, in whole seconds.

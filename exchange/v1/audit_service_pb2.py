@@ -28,7 +28,7 @@ from exchange.v1 import options_pb2 as tongxing_dot_v1_dot_options__pb2
 from exchange.v1 import types_pb2 as tongxing_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftongxing/v1/audit_service.proto\x12\x0btongxing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19tongxing/v1/options.proto\x1a\x17tongxing/v1/types.proto\"\x92\x02\n\x13ListAccessesRequest\x12\x39\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.tongxing.v1.IdentityDocumentR\x08\x64ocument\x12\x39\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12%\n\tpage_size\x18\x04 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07R\x08pageSize\x12\'\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\tpageToken\"o\n\x14ListAccessesResponse\x12/\n\x08\x61\x63\x63\x65sses\x18\x01 \x03(\x0b\x32\x13.tongxing.v1.AccessR\x08\x61\x63\x63\x65sses\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf4\x01\n\x06\x41\x63\x63\x65ss\x12;\n\x0b\x61\x63\x63\x65ss_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\naccessTime\x12\x16\n\x06\x63\x61ller\x18\x02 \x01(\tR\x06\x63\x61ller\x12\x16\n\x06method\x18\x03 \x01(\tR\x06method\x12.\n\x07purpose\x18\x04 \x01(\x0e\x32\x14.tongxing.v1.PurposeR\x07purpose\x12\x16\n\x06\x61nswer\x18\x05 \x01(\tR\x06\x61nswer\x12\x1d\n\nrequest_id\x18\x06 \x01(\tR\trequestId\x12\x16\n\x06target\x18\x07 \x01(\tR\x06target2n\n\x0c\x41uditService\x12^\n\x0cListAccesses\x12 .tongxing.v1.ListAccessesRequest\x1a!.tongxing.v1.ListAccessesResponse\"\t\x90\x02\x01\x82\xbf\x18\x02\x03\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftongxing/v1/audit_service.proto\x12\x0btongxing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19tongxing/v1/options.proto\x1a\x17tongxing/v1/types.proto\"\x92\x02\n\x13ListAccessesRequest\x12\x39\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.tongxing.v1.IdentityDocumentR\x08\x64ocument\x12\x39\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12%\n\tpage_size\x18\x04 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07R\x08pageSize\x12\'\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\tpageToken\"\xae\x01\n\x14ListAccessesResponse\x12/\n\x08\x61\x63\x63\x65sses\x18\x01 \x03(\x0b\x32\x13.tongxing.v1.AccessR\x08\x61\x63\x63\x65sses\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x18\n\x07partial\x18\x03 \x01(\x08R\x07partial\x12#\n\rmissing_nodes\x18\x04 \x03(\tR\x0cmissingNodes\"\xdc\x02\n\x17ListNodeAccessesRequest\x12\x35\n\x0esubject_tokens\x18\x01 \x03(\x0c\x42\x0e\xbaH\x0b\x92\x01\x08\x10@\"\x04z\x02h$R\rsubjectTokens\x12\x1c\n\teverybody\x18\x02 \x01(\x08R\teverybody\x12\x39\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12\'\n\tpage_size\x18\x05 \x01(\rB\n\xbaH\x07*\x05\x18\xe9\x07(\x01R\x08pageSize\x12\'\n\npage_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\tpageToken\x12(\n\x0b\x61sking_node\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@R\naskingNode\"c\n\x18ListNodeAccessesResponse\x12\x12\n\x04node\x18\x01 \x01(\tR\x04node\x12\x33\n\x08\x61\x63\x63\x65sses\x18\x02 \x03(\x0b\x32\x17.tongxing.v1.NodeAccessR\x08\x61\x63\x63\x65sses\"\x81\x01\n\nNodeAccess\x12+\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0b\x32\x13.tongxing.v1.AccessR\x06\x61\x63\x63\x65ss\x12\x10\n\x03\x64\x61y\x18\x02 \x01(\tR\x03\x64\x61y\x12\x18\n\x07process\x18\x03 \x01(\rR\x07process\x12\x1a\n\x08sequence\x18\x04 \x01(\x04R\x08sequence\"\xf4\x01\n\x06\x41\x63\x63\x65ss\x12;\n\x0b\x61\x63\x63\x65ss_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\naccessTime\x12\x16\n\x06\x63\x61ller\x18\x02 \x01(\tR\x06\x63\x61ller\x12\x16\n\x06method\x18\x03 \x01(\tR\x06method\x12.\n\x07purpose\x18\x04 \x01(\x0e\x32\x14.tongxing.v1.PurposeR\x07purpose\x12\x16\n\x06\x61nswer\x18\x05 \x01(\tR\x06\x61nswer\x12\x1d\n\nrequest_id\x18\x06 \x01(\tR\trequestId\x12\x16\n\x06target\x18\x07 \x01(\tR\x06target2\xdd\x01\n\x0c\x41uditService\x12^\n\x0cListAccesses\x12 .tongxing.v1.ListAccessesRequest\x1a!.tongxing.v1.ListAccessesResponse\"\t\x90\x02\x01\x82\xbf\x18\x02\x03\x04\x12m\n\x10ListNodeAccesses\x12$.tongxing.v1.ListNodeAccessesRequest\x1a%.tongxing.v1.ListNodeAccessesResponse\"\x0c\x90\x02\x01\x82\xbf\x18\x01\x01\x88\xbf\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,14 +39,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTACCESSESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\005*\003\030\350\007'
   _globals['_LISTACCESSESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTACCESSESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_LISTNODEACCESSESREQUEST'].fields_by_name['subject_tokens']._loaded_options = None
+  _globals['_LISTNODEACCESSESREQUEST'].fields_by_name['subject_tokens']._serialized_options = b'\272H\013\222\001\010\020@\"\004z\002h$'
+  _globals['_LISTNODEACCESSESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTNODEACCESSESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007*\005\030\351\007(\001'
+  _globals['_LISTNODEACCESSESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTNODEACCESSESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_LISTNODEACCESSESREQUEST'].fields_by_name['asking_node']._loaded_options = None
+  _globals['_LISTNODEACCESSESREQUEST'].fields_by_name['asking_node']._serialized_options = b'\272H\004r\002\030@'
   _globals['_AUDITSERVICE'].methods_by_name['ListAccesses']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['ListAccesses']._serialized_options = b'\220\002\001\202\277\030\002\003\004'
+  _globals['_AUDITSERVICE'].methods_by_name['ListNodeAccesses']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['ListNodeAccesses']._serialized_options = b'\220\002\001\202\277\030\001\001\210\277\030\001'
   _globals['_LISTACCESSESREQUEST']._serialized_start=163
   _globals['_LISTACCESSESREQUEST']._serialized_end=437
-  _globals['_LISTACCESSESRESPONSE']._serialized_start=439
-  _globals['_LISTACCESSESRESPONSE']._serialized_end=550
-  _globals['_ACCESS']._serialized_start=553
-  _globals['_ACCESS']._serialized_end=797
-  _globals['_AUDITSERVICE']._serialized_start=799
-  _globals['_AUDITSERVICE']._serialized_end=909
+  _globals['_LISTACCESSESRESPONSE']._serialized_start=440
+  _globals['_LISTACCESSESRESPONSE']._serialized_end=614
+  _globals['_LISTNODEACCESSESREQUEST']._serialized_start=617
+  _globals['_LISTNODEACCESSESREQUEST']._serialized_end=965
+  _globals['_LISTNODEACCESSESRESPONSE']._serialized_start=967
+  _globals['_LISTNODEACCESSESRESPONSE']._serialized_end=1066
+  _globals['_NODEACCESS']._serialized_start=1069
+  _globals['_NODEACCESS']._serialized_end=1198
+  _globals['_ACCESS']._serialized_start=1201
+  _globals['_ACCESS']._serialized_end=1445
+  _globals['_AUDITSERVICE']._serialized_start=1448
+  _globals['_AUDITSERVICE']._serialized_end=1669
 # @@protoc_insertion_point(module_scope)

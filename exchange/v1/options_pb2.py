@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tongxing/v1/options.proto\x12\x0btongxing.v1\x1a google/protobuf/descriptor.proto*Z\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_NODE\x10\x01\x12\x0f\n\x0bROLE_ISSUER\x10\x02\x12\x0c\n\x08ROLE_APP\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04:M\n\x07\x63\x61llers\x12\x1e.google.protobuf.MethodOptions\x18\xf0\x87\x03 \x03(\x0e\x32\x11.tongxing.v1.RoleR\x07\x63\x61llersb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tongxing/v1/options.proto\x12\x0btongxing.v1\x1a google/protobuf/descriptor.proto*Z\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_NODE\x10\x01\x12\x0f\n\x0bROLE_ISSUER\x10\x02\x12\x0c\n\x08ROLE_APP\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04:M\n\x07\x63\x61llers\x12\x1e.google.protobuf.MethodOptions\x18\xf0\x87\x03 \x03(\x0e\x32\x11.tongxing.v1.RoleR\x07\x63\x61llers:C\n\x0cown_province\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x87\x03 \x01(\x08R\x0bownProvinceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)

@@ -19,3 +19,5 @@ ROLE_APP: Role
 ROLE_ADMIN: Role
 CALLERS_FIELD_NUMBER: _ClassVar[int]
 callers: _descriptor.FieldDescriptor
+OWN_PROVINCE_FIELD_NUMBER: _ClassVar[int]
+own_province: _descriptor.FieldDescriptor

@@ -69,10 +69,20 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some accesses, the newest first, and where to go on; None where nothing is left."""
+    """Some accesses, the newest first.
+
+    :param places: where each lies.
+    :param more: whether others follow.
+    """
 
     accesses: Sequence[Access]
-    after: Place | None
+    places: Sequence[Place]
+    more: bool
+
+    @property
+    def after(self) -> Place | None:
+        """Where to go on; None where nothing is left."""
+        return self.places[-1] if self.more else None
 
 
 def files(directory: Path) -> list[Path]:

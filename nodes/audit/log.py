@@ -173,6 +173,11 @@ class AuditLog:
         return opened
 
     @property
+    def name(self) -> str:
+        """By which the logs of a node's processes are told from other nodes': of their key."""
+        return self._digest.check
+
+    @property
     def recorded(self) -> int:
         """Lines that were recorded since the log was begun, by whichever process."""
         return self._sequence
@@ -414,6 +419,7 @@ class AuditLog:
             log.info(
                 "audit.head",
                 province=self._province,
+                node=self.name,
                 worker=0 if self._among is None else self._among.worker.number,
                 sequence=head.sequence,
                 hash=head.hash.hex(),

@@ -76,8 +76,10 @@ def page(
         for number, folder in among.items()
     ]
     found = list(islice(heapq.merge(*each, key=lambda one: one[0], reverse=True), limit + 1))
-    accesses = [access for _, access in found[:limit]]
-    return Page(accesses, found[limit - 1][0] if len(found) > limit else None)
+    shown = found[:limit]
+    return Page(
+        [access for _, access in shown], [place for place, _ in shown], more=len(found) > limit
+    )
 
 
 def _within(after: Place | None, log: int) -> Place | None:

@@ -121,19 +121,21 @@ def list_(
 ) -> None:
     """List the accesses to a holder's data, the newest first; for its app and for admins.
 
-    列出访问记录；本次查询亦记录在案。
+    Those through all of the province's nodes; where one does not answer, that is said.
+    列出全省各节点的访问记录，如有节点未答复则注明；本次查询亦记录在案。
     """
     begins, ends = _time(start, "--from"), _time(end, "--before")
-    config = client.load(client_file)  # before standard input is waited for
+    client.load(client_file)  # before standard input is waited for
     document = None
     if document_number is not None:
         document = prompts.document(document_type, document_number)
 
-    async def work(node: Any) -> list[Access]:
+    async def work(node: Any) -> tuple[list[Access], set[str] | None]:
         from exchange.client.auditing import Accesses
 
         accesses, token = Accesses(node), ""
         found: list[Access] = []
+        missing: set[str] | None = None
         while len(found) < most:
             page = await accesses.list(
                 document,
@@ -143,26 +145,30 @@ def list_(
                 page_token=token,
             )
             found += page.accesses
+            if page.partial:
+                missing = (missing or set()).union(page.missing_nodes)
             token = page.next_page_token
             if not token:
                 break
-        return found
+        return found, missing
 
     try:
-        found = client.call(client_file, work)
+        found, missing = client.call(client_file, work)
     except TongxingError as error:
         if error.field == "document":
             error.field, error.remedy = "--document-number", "give it, or - for standard input"
         error.field = _OPTIONS.get(error.field, error.field)
         raise
-    addresses = client.trust_list(config.trust).profile(config.province).addresses
-    if len(addresses) > 1:
-        output.print_line(
-            f"仅含经 {config.node} 的访问 these went through {config.node}; other nodes of the "
-            f"province have logs of their own, ask each: {', '.join(addresses)}"
-        )
+    if missing is not None:
+        output.print_line(_partial(missing))
     if form is Form.JSON:
-        output.print_json({"accesses": [output.to_json(each) for each in found]})
+        output.print_json(
+            {
+                "accesses": [output.to_json(each) for each in found],
+                "partial": missing is not None,
+                "missing_nodes": sorted(missing or ()),
+            }
+        )
         return
     output.print_table(
         "访问记录 Accesses",
@@ -170,6 +176,23 @@ def list_(
         (_row(each) for each in found),
         whole=(_CALLER, _TARGET),
         none="没有访问记录 no accesses",
+    )
+
+
+def _partial(missing: set[str]) -> str:
+    """Say that these are not all.
+
+    :param missing: the nodes that did not answer; none where nobody knows which there are.
+    """
+    if not missing:
+        return (
+            "不完整：暂无法得知有哪些节点，请稍后再查 "
+            "incomplete: the store does not tell which nodes there are; ask again later"
+        )
+    names = ", ".join(sorted(missing))
+    return (
+        f"不完整：{len(missing)} 个节点未答复（{names}），请稍后再查 incomplete: {len(missing)} "
+        f"node{'s' * (len(missing) > 1)} of the province did not answer; ask again later"
     )
 
 

@@ -24,7 +24,7 @@ from nodes.identity import server_name
 from nodes.peers.breaker import CircuitBreaker
 from nodes.tlsfiles import TlsFiles
 
-__all__ = ["LARGEST_ANSWER", "MOST_IN_FLIGHT", "Links", "Peer", "PeerLinks"]
+__all__ = ["LARGEST_ANSWER", "MOST_IN_FLIGHT", "Links", "Peer", "PeerLinks", "open_link"]
 
 log = structlog.get_logger(__name__)
 
@@ -224,14 +224,14 @@ class PeerLinks:
         """Make a peer's links lead to its endpoints; those that do already stay as they are."""
         peer = self._peers.get(code)
         if peer is None:
-            self._peers[code] = Peer(code, tuple(map(_link, endpoints)))
+            self._peers[code] = Peer(code, tuple(map(open_link, endpoints)))
             return
         free = {link.endpoint.target: link for link in peer.all_links}
         leading = [free.pop(endpoint.target, None) for endpoint in endpoints]
         spare = list(free.values())
         links = []
         for endpoint, known in zip(endpoints, leading, strict=True):
-            link = known or (spare.pop(0) if spare else _link(endpoint))
+            link = known or (spare.pop(0) if spare else open_link(endpoint))
             link.move(endpoint)
             links.append(link)
         for link in spare:
@@ -258,7 +258,8 @@ class PeerLinks:
         ]
 
 
-def _link(endpoint: Endpoint) -> Link:
+def open_link(endpoint: Endpoint) -> Link:
+    """A channel to a node, made as all between nodes are."""
     return Link(
         endpoint,
         options=[

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import io
 import json
 import shutil
@@ -18,7 +17,7 @@ from rich.cells import cell_len
 from exchange.client import Purpose
 from nodes.audit.entries import Entry
 from nodes.audit.log import AuditLog
-from nodes.cli import client, run
+from nodes.cli import run
 from nodes.cli.audit import _answer
 
 SICHUAN = "510000"
@@ -195,25 +194,10 @@ def test_an_admin_lists_everybodys(listed, somebody):
     assert [each["method"] for each in found[:2]] == ["Recognize", "Recognize"]
 
 
-def test_it_is_said_that_other_nodes_of_the_province_have_logs_of_their_own(
-    exchange, listed, people, monkeypatch
-):
-    number = people.document().number
-    assert listed(number=number)[2] == ""
-    of_sichuan = client.trust_list
-
-    def two_addresses(config):
-        trust = of_sichuan(config)
-        profile = trust.profile(SICHUAN)
-        profile = dataclasses.replace(profile, addresses=(*profile.addresses, "10.0.0.2:7443"))
-        return dataclasses.replace(trust, profiles={**trust.profiles, SICHUAN: profile})
-
-    monkeypatch.setattr(client, "trust_list", two_addresses)
-    code, _, err = listed("-o", "json", number=number)
-    assert code == 0
-    assert err.count("\n") == 1
-    assert "10.0.0.2:7443" in err
-    assert "仅含" in err
+def test_a_node_that_is_alone_shows_all(listed, people):
+    code, out, err = listed("-o", "json", number=people.document().number)
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"accesses": [], "partial": False, "missing_nodes": []}
 
 
 def test_an_empty_list_is_one_line(listed, people):

@@ -68,6 +68,7 @@ GRANTED_TO_METHODS = {
     "FileAppeal": {"app"},
     "AnswerAppeal": {"issuer", "admin"},
     "ExchangeAppeals": {"node"},
+    "ListNodeAccesses": {"node"},
 }
 """Where a method differs from its service."""
 
@@ -82,6 +83,9 @@ EMPTY_IS_WHOLE = {
     "ListAccesses",
 }
 """Methods to which an empty message is a whole request."""
+
+OWN_PROVINCE_ALONE = {"ListNodeAccesses"}
+"""Methods that are refused to the nodes of other provinces."""
 
 NAMES_A_HOLDER = {"app": {"ListAppeals", "ListAccesses"}}
 """Of these, those in which a role must name a holder all the same."""
@@ -146,7 +150,8 @@ async def test_only_the_callers_of_the_contract_are_let_through(exchange, refusa
     method = METHODS[path]
     callers = method.GetOptions().Extensions[options_pb2.callers]
     named = getattr(options_pb2, f"ROLE_{role.upper()}") in callers
-    allowed = named and (of == "510000" or role == "node")
+    everybodys = role == "node" and method.name not in OWN_PROVINCE_ALONE
+    allowed = named and (of == "510000" or everybodys)
     async with exchange.client("510000", role, of=of) as client:
         try:
             await call(client._channel, path, stream=method.client_streaming)
@@ -161,6 +166,18 @@ async def test_only_the_callers_of_the_contract_are_let_through(exchange, refusa
         else:
             assert allowed
             assert method.client_streaming or method.name in EMPTY_IS_WHOLE
+
+
+async def test_a_node_of_another_province_is_refused_the_accesses_through_this_one(exchange):
+    request = audit_service_pb2.ListNodeAccessesRequest(everybody=True, page_size=1)
+    answer = audit_service_pb2.ListNodeAccessesResponse
+    asked = ("AuditService/ListNodeAccesses", request, answer)
+    async with exchange.client("510000", "node") as own:
+        assert (await own.call(*asked)).node
+    async with exchange.client("510000", "node", of="440000") as other:
+        with pytest.raises(CallerNotAllowedError) as refused:
+            await other.call(*asked)
+    assert "440000" in str(refused.value)
 
 
 async def test_a_method_that_the_contract_does_not_know_is_refused(exchange):
