@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +44,23 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def freeze(pid: int) -> None:
+    """Stop a process, and all its threads: on a busy machine some of them go on for a moment."""
+    os.kill(pid, signal.SIGSTOP)
+    end = time.monotonic() + SECONDS
+    while not all(_stopped(task) for task in Path(f"/proc/{pid}/task").iterdir()):
+        assert time.monotonic() < end, "it does not stop"
+        time.sleep(_PAUSE)
+
+
+def _stopped(task: Path) -> bool:
+    try:
+        stat = (task / "stat").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):  # the thread has ended
+        return True
+    return stat.rpartition(")")[2].split()[0] in "TtZ"
 
 
 def has_evidence(decision: recognition.Decision) -> bool:

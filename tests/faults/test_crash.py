@@ -11,6 +11,7 @@ from uuid import UUID
 import grpc
 import pytest
 import redis
+from waiting import freeze
 
 from exchange.client import UnreachableError
 from exchange.errors import RevokedError, StoreUnavailableError
@@ -155,7 +156,7 @@ async def test_a_store_that_does_not_answer_is_told_and_forgotten_when_it_does(
     request = pb.PublishAttestationRequest(attestation=message)
     valkey = valkey_pid(sichuan)
     async with sichuan.client("510000", "issuer") as issuer:
-        os.kill(valkey, signal.SIGSTOP)
+        freeze(valkey)
         try:
             call = issuer._channel.unary_unary("/tongxing.v1.AttestationService/GetAttestation")
             get = pb.GetAttestationRequest(attestation_id=message.attestation_id)

@@ -13,7 +13,7 @@ import signal
 from uuid import UUID
 
 import pytest
-from waiting import has_evidence, is_recognised, until
+from waiting import freeze, has_evidence, is_recognised, until
 
 from exchange.client import Purpose
 from nodes.trial import TrialExchange, wait_until
@@ -102,7 +102,7 @@ async def test_while_nobody_hears_what_was_heard_stands_and_then_what_changed_me
 ):
     row, other = await gate.arrived(), await gate.arrived()
     *_, pid = before = hearing(exchange)
-    os.kill(pid, signal.SIGSTOP)  # so that it is not started again at once
+    freeze(pid)  # so that it is not started again at once
     await gate.issuer.revoke(UUID(row.attestation_id), "录入错误")
     assert all(map(is_recognised, await gate.decisions(other)))
     os.kill(pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import pytest
 import redis
-from waiting import heard
+from waiting import freeze, heard
 
 from exchange import attestations, cose, publication
 from exchange.client import Purpose
@@ -88,7 +88,7 @@ async def in_two_provinces(people, published):
 
 @contextlib.contextmanager
 def stopped(exchange, province):
-    exchange.signal(province, signal.SIGSTOP)
+    freeze(exchange.pid(province))
     try:
         yield
     finally:

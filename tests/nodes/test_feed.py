@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from storing import ISSUER, new
+from waiting import freeze
 
 from exchange.errors import CursorExpiredError, StoreUnavailableError
 from exchange.presence import PresenceFilter, subject_of
@@ -603,7 +604,7 @@ async def test_nothing_is_said_while_the_store_is_away_and_nothing_is_lost(
     snapshot = await feed.presence()
     async with watching(feed, snapshot.cursor) as watcher:
         await watcher.until(lambda w: w.batches)
-        os.kill(valkey.pid, signal.SIGSTOP)
+        freeze(valkey.pid)
         stopped = now()
         await asyncio.sleep(HEARTBEAT * 5)  # long enough for several heartbeats
         os.kill(valkey.pid, signal.SIGCONT)
@@ -632,7 +633,7 @@ async def _answers(changes):
 async def test_a_watcher_that_comes_while_the_store_is_away_waits(feed, store, valkey):
     cursor = (await feed.presence()).cursor
     there = await publish(store, 5)
-    os.kill(valkey.pid, signal.SIGSTOP)
+    freeze(valkey.pid)
     try:
         async with watching(feed, cursor) as watcher:
             await asyncio.sleep(HEARTBEAT)

@@ -15,7 +15,7 @@ from exchange.errors import TongxingError
 from exchange.v1 import recognition_service_pb2 as recognition
 from nodes.cli import run
 from nodes.config import load
-from nodes.node import _role_signer
+from nodes.given import _role_signer
 from nodes.trial import TrialExchange, wait_until
 
 SICHUAN, GUANGDONG, SHANGHAI = "510000", "440000", "310000"

@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
-from waiting import SECONDS, until
+from waiting import SECONDS, freeze, until
 
 from exchange.client import Client, Purpose
 from exchange.client.auditing import Accesses
@@ -306,7 +306,7 @@ async def test_one_that_hangs_is_waited_for_no_longer_than_the_caller_has(two, p
     async with contextlib.aclosing(ways):
         (answer,) = await ways.accesses(request, "before", SECONDS)
         assert answer.node
-        two.b.send_signal(signal.SIGSTOP)
+        freeze(two.b.pid)
         try:
             with capture_logs() as logged:
                 for _ in range(2):

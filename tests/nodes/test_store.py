@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from storing import eventually, like
+from waiting import freeze
 
 from exchange import attestations
 from exchange.attestations import Attestation, Holder, Issuer
@@ -812,7 +813,7 @@ async def test_calls_fail_at_once_while_it_is_down_and_work_when_it_is_back(valk
 
 async def test_a_server_that_hangs_fails_calls_and_is_left(valkey):
     connection = await Connection.open(valkey.url, reply_seconds=0.2)
-    os.kill(valkey.pid, signal.SIGSTOP)
+    freeze(valkey.pid)
     try:
         async with asyncio.timeout(5):
             for _ in range(2):
