@@ -55,6 +55,12 @@ class Bench:
             "recognize-local": lambda case: served.recognize(
                 case, self._field(_ALONE), rounds, seconds, calls=0, aim={"ratio": 0.6}
             ),
+            "issue-code": lambda case: served.issue_code(
+                case, self._field(_ALONE), rounds, seconds
+            ),
+            "verify-code": lambda case: served.verify_code(
+                case, self._field(_ALONE), rounds, seconds
+            ),
             "publish": lambda case: served.publish(case, self._field(_ALONE), rounds, seconds),
             "recognize-cached": lambda case: served.recognize(
                 case, self._field(_THREE), rounds, seconds, calls=0

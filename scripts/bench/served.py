@@ -29,16 +29,21 @@ __all__ = [
     "fetch",
     "hearing",
     "idle",
+    "issue_code",
     "publish",
     "recognitions",
     "recognize",
     "run",
+    "verify_code",
 ]
 
 FETCH = "/tongxing.v1.PeerService/FetchAttestations"
 _RECOGNIZE = "/tongxing.v1.RecognitionService/Recognize"
 _BATCH_RECOGNIZE = "/tongxing.v1.RecognitionService/BatchRecognize"
+_ISSUE = "/tongxing.v1.RecognitionService/IssueHealthCode"
+_VERIFY = "/tongxing.v1.RecognitionService/VerifyHealthCode"
 _TRAIN = 588
+_SHOWN = 256
 _STREAM = 2048
 _HEARD_SECONDS = 30.0
 _ECHO = "echo"
@@ -115,6 +120,39 @@ def recognize(
     yield from _against_echo(case, field, target, requests, rounds, seconds, aim)
 
 
+def issue_code(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figure]:
+    """IssueHealthCode (制码) of holders who are recognised."""
+    target, requests = _codes(field)
+    answer = recognition_service_pb2.IssueHealthCodeResponse.FromString(
+        field.load.once(target, requests[0])
+    )
+    _expect(bool(answer.health_code.text), case)
+    yield from _against_echo(case, field, target, requests, rounds, seconds, None)
+
+
+def verify_code(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figure]:
+    """VerifyHealthCode (验码) of what the same node issued a moment ago."""
+    target, requests = _codes(field)
+    shown = [
+        recognition_service_pb2.IssueHealthCodeResponse.FromString(
+            field.load.once(target, request)
+        ).health_code.text
+        for request in requests[:_SHOWN]
+    ]
+    requests = [
+        recognition_service_pb2.VerifyHealthCodeRequest(
+            text=text, purpose="PURPOSE_ENTRY_CHECK"
+        ).SerializeToString()
+        for text in shown
+    ]
+    target = field.target(field.asked, "app", _VERIFY)
+    answer = recognition_service_pb2.VerifyHealthCodeResponse.FromString(
+        field.load.once(target, requests[0])
+    )
+    _expect(answer.verdict == recognition_service_pb2.VERDICT_ACCEPTED, case)
+    yield from _against_echo(case, field, target, requests, rounds, seconds, None)
+
+
 def batch(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figure]:
     """BatchRecognize of a trainload, against as many holders asked for one by one."""
     single, one_by_one = recognitions(field)
@@ -188,6 +226,16 @@ def recognitions(field: Field) -> tuple[Target, list[bytes]]:
         for number in field.holders
     ]
     return field.target(field.asked, "app", _RECOGNIZE), requests
+
+
+def _codes(field: Field) -> tuple[Target, list[bytes]]:
+    requests = [
+        recognition_service_pb2.IssueHealthCodeRequest(
+            document=document(number), purpose="PURPOSE_ENTRY_CHECK"
+        ).SerializeToString()
+        for number in field.holders
+    ]
+    return field.target(field.asked, "app", _ISSUE), requests
 
 
 def _expect(holds: bool, case: str) -> None:
