@@ -45,7 +45,12 @@ class Bench:
             "recognize-local": lambda case: served.recognize(
                 case, self._field(_ALONE), rounds, seconds, calls=0, aim={"ratio": 0.6}
             ),
-            "publish": lambda case: served.publish(case, self._field(_ALONE), rounds, seconds),
+            "publish": lambda case: served.publish(
+                case, self._field(_ALONE), rounds, seconds, together=64
+            ),
+            "publish-1": lambda case: served.publish(
+                case, self._field(_ALONE), rounds, seconds, together=1
+            ),
             "recognize-cached": lambda case: served.recognize(
                 case, self._field(_THREE), rounds, seconds, calls=0
             ),
