@@ -47,7 +47,8 @@ __all__ = [
     "WrongNodeError",
 ]
 
-_READ_AHEAD = 64
+_ITEMS = 64
+"""Of one message of a stream: more would spare little, and all are answered with the last."""
 _LISTS_AT_ONCE = 64
 """Status lists in one BatchGetStatusLists, by the contract."""
 Document = types_pb2.IdentityDocument
@@ -117,7 +118,7 @@ class Client(Connection):
     async def publish_all(
         self, attestations: Iterable[tuple[int, NewAttestation]]
     ) -> AsyncIterator[Item]:
-        """Publish many over one stream; each item answers for itself, in any order.
+        """Publish many over one stream, some to a message; each answers for itself, in any order.
 
         :param attestations: an index of the caller's own, and what to publish. It is read from a
             thread, as far ahead as the stream takes.
@@ -128,9 +129,13 @@ class Client(Connection):
 
         async def requests() -> AsyncIterator[pb.PublishAttestationsRequest]:
             # Reading may wait for a disk: in a thread, and some at a time, for a thread costs.
-            while chunk := await asyncio.to_thread(list, itertools.islice(source, _READ_AHEAD)):
-                for index, attestation in chunk:
-                    yield pb.PublishAttestationsRequest(index=index, attestation=attestation)
+            while chunk := await asyncio.to_thread(list, itertools.islice(source, _ITEMS)):
+                yield pb.PublishAttestationsRequest(
+                    items=[
+                        pb.PublishAttestationsRequest(index=index, attestation=attestation)
+                        for index, attestation in chunk
+                    ]
+                )
 
         answers = self.stream_both(
             "AttestationService/PublishAttestations",
@@ -140,13 +145,14 @@ class Client(Connection):
         )
         async with aclosing(answers):
             async for answer in answers:
-                failed = answer.status.code != code_pb2.OK
-                yield Item(
-                    answer.index,
-                    answer.attestation_id,
-                    answer.already_published,
-                    status.from_status(answer.status) if failed else None,
-                )
+                for item in answer.items:
+                    failed = item.status.code != code_pb2.OK
+                    yield Item(
+                        item.index,
+                        item.attestation_id,
+                        item.already_published,
+                        status.from_status(item.status) if failed else None,
+                    )
 
     async def revoke(self, attestation_id: UUID, reason: str, authority: str = "") -> datetime:
         """End an attestation for good.

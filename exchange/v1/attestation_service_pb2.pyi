@@ -50,26 +50,30 @@ class PublishAttestationResponse(_message.Message):
     def __init__(self, attestation: _Optional[_Union[_types_pb2.Attestation, _Mapping]] = ..., already_published: _Optional[bool] = ...) -> None: ...
 
 class PublishAttestationsRequest(_message.Message):
-    __slots__ = ("index", "attestation", "signed_attestation")
+    __slots__ = ("index", "attestation", "signed_attestation", "items")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTESTATION_FIELD_NUMBER: _ClassVar[int]
     SIGNED_ATTESTATION_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     index: int
     attestation: NewAttestation
     signed_attestation: bytes
-    def __init__(self, index: _Optional[int] = ..., attestation: _Optional[_Union[NewAttestation, _Mapping]] = ..., signed_attestation: _Optional[bytes] = ...) -> None: ...
+    items: _containers.RepeatedCompositeFieldContainer[PublishAttestationsRequest]
+    def __init__(self, index: _Optional[int] = ..., attestation: _Optional[_Union[NewAttestation, _Mapping]] = ..., signed_attestation: _Optional[bytes] = ..., items: _Optional[_Iterable[_Union[PublishAttestationsRequest, _Mapping]]] = ...) -> None: ...
 
 class PublishAttestationsResponse(_message.Message):
-    __slots__ = ("index", "status", "attestation_id", "already_published")
+    __slots__ = ("index", "status", "attestation_id", "already_published", "items")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ATTESTATION_ID_FIELD_NUMBER: _ClassVar[int]
     ALREADY_PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     index: int
     status: _status_pb2.Status
     attestation_id: str
     already_published: bool
-    def __init__(self, index: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., attestation_id: _Optional[str] = ..., already_published: _Optional[bool] = ...) -> None: ...
+    items: _containers.RepeatedCompositeFieldContainer[PublishAttestationsResponse]
+    def __init__(self, index: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., attestation_id: _Optional[str] = ..., already_published: _Optional[bool] = ..., items: _Optional[_Iterable[_Union[PublishAttestationsResponse, _Mapping]]] = ...) -> None: ...
 
 class RevokeAttestationRequest(_message.Message):
     __slots__ = ("attestation_id", "reason", "authority")

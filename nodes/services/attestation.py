@@ -95,18 +95,24 @@ class AttestationService:
     async def publish_attestations(
         self, requests: AsyncIterator[pb.PublishAttestationsRequest], call: Call
     ) -> AsyncIterator[pb.PublishAttestationsResponse]:
-        """Sign and store many at once; each answers as soon as it is on disk."""
+        """Sign and store many at once; each message is answered as soon as it is on disk."""
         answers: asyncio.Queue[pb.PublishAttestationsResponse | None] = asyncio.Queue()
         room = asyncio.Semaphore(IN_FLIGHT)
 
         async def store(request: pb.PublishAttestationsRequest) -> None:
-            answers.put_nowait(await self._publish_item(request, call))
+            if request.items:
+                each = (self._publish_item(item, call, among=True) for item in request.items)
+                answer = pb.PublishAttestationsResponse(items=await asyncio.gather(*each))
+            else:
+                answer = await self._publish_item(request, call)
+            answers.put_nowait(answer)
 
         async def pump() -> None:
             try:
                 async with asyncio.TaskGroup() as group:
                     async for request in requests:
-                        await room.acquire()
+                        for _ in range(_items(request)):
+                            await room.acquire()
                         group.create_task(store(request))
             finally:
                 answers.put_nowait(None)
@@ -115,18 +121,21 @@ class AttestationService:
         try:
             while (answer := await answers.get()) is not None:
                 yield answer
-                room.release()  # once it is sent: who does not read is not read from
+                for _ in range(len(answer.items) or 1):
+                    room.release()  # once it is sent: who does not read is not read from
             await pumping
         finally:
             pumping.cancel()
 
     async def _publish_item(
-        self, request: pb.PublishAttestationsRequest, call: Call
+        self, request: pb.PublishAttestationsRequest, call: Call, *, among: bool = False
     ) -> pb.PublishAttestationsResponse:
         answer = pb.PublishAttestationsResponse(index=request.index)
         try:
             _check(request)
-            _, attestation, already = await self._publisher.publish(request, call.caller)
+            _, attestation, already = await self._publisher.publish(
+                request, call.caller, among=among
+            )
         except TongxingError as error:
             answer.status.CopyFrom(status.to_status(error, request_id=call.request_id))
         except protovalidate.EvaluationError:
@@ -263,12 +272,31 @@ class AttestationService:
         return RevokedError(f"revoked at {at:%Y-%m-%dT%H:%M:%SZ}{why}{ordered}", field=error.field)
 
 
+def _items(request: pb.PublishAttestationsRequest) -> int:
+    """How many items a message has.
+
+    :raises InvalidFieldError: it has too many, or is one and has some.
+    """
+    if not request.items:
+        return 1
+    check(request)
+    if request.index or request.WhichOneof("content"):
+        raise InvalidFieldError(
+            "stand beside an item of the message's own", field="items", remedy="put it among them"
+        )
+    return len(request.items)
+
+
 def _check(item: pb.PublishAttestationsRequest) -> None:
     """Hold an item against the rules for `PublishAttestationRequest`, of which the stream has none.
 
     :raises InvalidFieldError: the first rule that it breaks; names the field.
     """
     content = item.WhichOneof("content")
+    if item.items:
+        raise InvalidFieldError(
+            "within an item", field="items", remedy="put them beside it, into the same message"
+        )
     if content is None:
         check(pb.PublishAttestationRequest())
     elif content == "attestation":

@@ -61,7 +61,12 @@ class Bench:
             "verify-code": lambda case: served.verify_code(
                 case, self._field(_ALONE), rounds, seconds
             ),
-            "publish": lambda case: served.publish(case, self._field(_ALONE), rounds, seconds),
+            "publish": lambda case: served.publish(
+                case, self._field(_ALONE), rounds, seconds, together=64
+            ),
+            "publish-1": lambda case: served.publish(
+                case, self._field(_ALONE), rounds, seconds, together=1
+            ),
             "recognize-cached": lambda case: served.recognize(
                 case, self._field(_THREE), rounds, seconds, calls=0
             ),

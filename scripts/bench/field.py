@@ -132,23 +132,31 @@ class Field:
     def holders(self) -> list[str]:
         """The numbers of holders who have one attestation each, in Sichuan."""
         holders = list(numbers(HOLDERS))
-        self.load.publish(self.target(HOME, "issuer", _PUBLISH), self.publications(holders))
+        self.publish(self.publications(holders))
         return holders
 
     @staticmethod
-    def publications(holders: Iterable[str]) -> list[bytes]:
-        """The items of a stream that publishes a new attestation for each."""
+    def publications(holders: Iterable[str], together: int = 64) -> list[bytes]:
+        """The messages of a stream that publishes a new attestation for each.
+
+        :param together: items of a message; ``exchange.client`` sends 64.
+        """
         now = datetime.now(UTC)
-        return [
-            attestation_service_pb2.PublishAttestationsRequest(
-                index=index, attestation=attestation(number, now)
-            ).SerializeToString()
+        form = attestation_service_pb2.PublishAttestationsRequest
+        items = [
+            form(index=index, attestation=attestation(number, now))
             for index, number in enumerate(holders)
         ]
+        if together == 1:
+            return [item.SerializeToString() for item in items]
+        return [
+            form(items=items[at : at + together]).SerializeToString()
+            for at in range(0, len(items), together)
+        ]
 
-    def publish(self, items: list[bytes]) -> float:
-        """Publish such items; how many a second."""
-        return self.load.publish(self.target(HOME, "issuer", _PUBLISH), items)
+    def publish(self, messages: list[bytes]) -> float:
+        """Publish such messages; how many items a second."""
+        return self.load.publish(self.target(HOME, "issuer", _PUBLISH), messages)
 
     def token(self, number: str) -> bytes:
         """A holder's subject token."""

@@ -15,7 +15,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -227,10 +227,16 @@ async def _publish(channel: grpc.aio.Channel, path: str, requests: Sequence[byte
     method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path)
     answers = [answer async for answer in method(source())]
     took = time.perf_counter() - began
-    for answer in answers:
-        status = attestation_service_pb2.PublishAttestationsResponse.FromString(answer).status
-        if status.code:
-            raise ValueError(status.message)
-    if len(answers) != len(requests):
-        raise ValueError(f"{len(requests)} items sent, {len(answers)} answered")
-    return len(requests) / took
+    pb = attestation_service_pb2
+    sent = _items(map(pb.PublishAttestationsRequest.FromString, requests))
+    answered = _items(map(pb.PublishAttestationsResponse.FromString, answers))
+    for item in answered:
+        if item.status.code:
+            raise ValueError(item.status.message)
+    if len(answered) != len(sent):
+        raise ValueError(f"{len(sent)} items sent, {len(answered)} answered")
+    return len(sent) / took
+
+
+def _items(messages: Iterable[Any]) -> list[Any]:
+    return [item for message in messages for item in message.items or (message,)]

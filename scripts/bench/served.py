@@ -174,14 +174,19 @@ def batch(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figu
     yield from _figures(case, "holders/s", ours, theirs, "one by one", None, field.load.name)
 
 
-def publish(case: str, field: Field, rounds: int, seconds: float) -> Iterator[Figure]:
-    """PublishAttestations over one stream, each item durable, against signing alone."""
+def publish(
+    case: str, field: Field, rounds: int, seconds: float, *, together: int
+) -> Iterator[Figure]:
+    """PublishAttestations over one stream, each item durable, against signing alone.
+
+    :param together: items of a message.
+    """
     key, data = ec.generate_private_key(ec.SECP256R1()), bytes(450)
     algorithm = ec.ECDSA(SHA256())
     # Other holders than the other cases': theirs have one attestation each.
     streams = iter(
         [
-            field.publications(numbers(_STREAM, first=1_000_000 + at * _STREAM))
+            field.publications(numbers(_STREAM, first=1_000_000 + at * _STREAM), together)
             for at in range(rounds + 1)
         ]
     )

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import pkgutil
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import cbor2
 import grpc
@@ -426,12 +427,8 @@ async def test_bad_items_of_a_stream_fail_alone_and_the_good_ones_are_stored(ben
         pb.PublishAttestationsRequest(index=7, attestation=good[2]),
     ]
     async with bench.exchange.client("510000", "issuer") as issuer:
-        stream = issuer._channel.stream_stream(
-            f"{SERVICE}PublishAttestations",
-            request_serializer=pb.PublishAttestationsRequest.SerializeToString,
-            response_deserializer=pb.PublishAttestationsResponse.FromString,
-        )
-        answers = {answer.index: answer async for answer in stream(iter(items))}
+        stream = publications(issuer)(iter(items))
+        answers = {answer.index: answer async for answer in stream}
     assert {index: refusal(answer.status)[0] for index, answer in answers.items()} == {
         1: "OK",
         2: CODE,
@@ -442,6 +439,73 @@ async def test_bad_items_of_a_stream_fail_alone_and_the_good_ones_are_stored(ben
         7: "OK",
     }
     assert refusal(answers[2].status) == (CODE, "INVALID_FIELD", "content")
+
+
+def publications(issuer):
+    """PublishAttestations as a function of an iterator of requests."""
+    return issuer._channel.stream_stream(
+        f"{SERVICE}PublishAttestations",
+        request_serializer=pb.PublishAttestationsRequest.SerializeToString,
+        response_deserializer=pb.PublishAttestationsResponse.FromString,
+    )
+
+
+async def test_items_of_one_message_are_answered_in_their_order_and_bad_ones_fail_alone(
+    bench, refusal
+):
+    good = [bench.people.tested() for _ in range(3)]
+    item = pb.PublishAttestationsRequest
+    items = [
+        item(index=1, attestation=good[0]),
+        item(index=2),
+        item(index=3, attestation=good[1]),
+        item(index=4, signed_attestation=b"\xd2\x84"),
+        item(index=5, attestation=wrong_check_digit(bench)),
+        item(index=6, attestation=good[1]),
+        item(index=7, attestation=bench.people.tested(), items=[item(index=8)]),
+        item(attestation=good[2]),
+    ]
+    alone = item(index=9, attestation=bench.people.tested())
+    async with bench.exchange.client("510000", "issuer") as issuer:
+        answers = [
+            answer async for answer in publications(issuer)(iter([item(items=items), alone]))
+        ]
+        stored = [await issuer.get(UUID(each.attestation_id)) for each in good]
+    (many,) = (answer for answer in answers if answer.items)
+    (one,) = (answer for answer in answers if not answer.items)
+    assert (one.index, one.attestation_id) == (9, alone.attestation.attestation_id)
+    assert many == pb.PublishAttestationsResponse(items=many.items)
+    refused = {1: "content", 3: "signed_attestation", 4: "attestation.document.number"}
+    refused[6] = "items"
+    assert [each.index for each in many.items] == [1, 2, 3, 4, 5, 6, 7, 0]
+    for at, each in enumerate(many.items):
+        code, _, field = refusal(each.status)
+        assert (code, field) == ((CODE, refused[at]) if at in refused else ("OK", "")), at
+        accepted = items[at].attestation.attestation_id if at not in refused else ""
+        assert each.attestation_id == accepted
+    assert [each.already_published for each in many.items] == [False] * 5 + [True, False, False]
+    assert [str(each.id) for each in stored] == [each.attestation_id for each in good]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pb.PublishAttestationsRequest(items=[pb.PublishAttestationsRequest()] * 101),
+        pb.PublishAttestationsRequest(index=1, items=[pb.PublishAttestationsRequest()]),
+        pb.PublishAttestationsRequest(
+            signed_attestation=b"x", items=[pb.PublishAttestationsRequest()]
+        ),
+    ],
+    ids=["too many", "an index", "a content"],
+)
+async def test_a_message_with_too_many_items_or_with_more_than_items_is_refused(
+    exchange, refusal, message
+):
+    async with exchange.client("510000", "issuer") as issuer:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in publications(issuer)(iter([message])):
+                pass
+    assert refusal(caught.value) == (CODE, "INVALID_FIELD", "items")
 
 
 @pytest.mark.parametrize("method", ["RevokeAttestation", "GetAttestation"])
