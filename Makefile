@@ -24,6 +24,8 @@ up: $(STAMP)  ## leave the three provinces running; a whole exchange: make up PR
 down: $(STAMP)
 	@test ! -d .demo/exchange || $(BIN)/tongxing exchange down --directory .demo/exchange
 
+# Hundreds of nodes and commands start: none is to compile anew what another has compiled.
+test: export PYTHONDONTWRITEBYTECODE =
 test: lint  ## everything that CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
