@@ -57,7 +57,8 @@ class TrustFollower:
             peers = self._peers.channels()
             if peers:
                 province, channel = random.choice(peers)  # noqa: S311 - spreads the load
-                await self._turn(province, lambda: _kept(channel), _PEER_SECONDS)  # noqa: B023
+                seconds = min(_PEER_SECONDS, self._registry.config.stale_seconds)
+                await self._turn(province, lambda: _kept(channel), seconds)  # noqa: B023
             await asyncio.sleep(_PAUSE_SECONDS * (0.5 + random.random()))  # noqa: S311 - jitter
 
     async def _turn(
