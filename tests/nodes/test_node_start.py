@@ -141,15 +141,19 @@ def second(lone):
     """A second node on the data of one that runs, which it waits for some seconds to end."""
     lone.start()
     (port,) = free_ports(1)
-    config = lone.directory / "510000" / "node.toml"
-    with subprocess.Popen(
-        [*RUN, config],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TONGXING_LISTEN": f"127.0.0.1:{port}"},
-    ) as process:
-        yield process, valkey_pid(lone, "510000")
+    config, log = lone.directory / "510000" / "node.toml", lone.directory / "second.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [*RUN, config],
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+            env=os.environ | {"TONGXING_LISTEN": f"127.0.0.1:{port}"},
+        ) as process,
+    ):
+        # It remembers the list in the data that others look at.
+        wait_until("it has read the list", lambda: "trust.verified" in log.read_text(), 30)
+        yield process, log, valkey_pid(lone, "510000")
         process.kill()
 
 
@@ -460,9 +464,9 @@ def test_a_work_that_fails_stops_the_node_in_order(another, door, tmp_path):
 
 
 def test_a_second_node_on_the_same_data_does_not_start(lone, second):
-    process, valkey = second
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    process, log, valkey = second
+    assert process.wait(60) == 1
+    err = log.read_text()
     assert "another node runs on the store's directory" in err.splitlines()[-1]
     assert "Traceback" not in err
     assert valkey_pid(lone, "510000") == valkey
