@@ -56,10 +56,13 @@ LONGEST_AHEAD: Final = timedelta(days=30)
 """How far ahead an arrival may lie, by the contract."""
 _BREATH: Final = 16
 """Answers of a batch that are made before the event loop gets a turn."""
-# Numbers of fields: of a RecognizeResponse, of a BatchRecognizeResponse, of an item of it.
+# Numbers of fields: of a RecognizeResponse, of a BatchRecognizeResponse, of an item of it, and of an
+# IssueHealthCodeResponse.
 _DECISION: Final = 1
 _ITEMS: Final = 1
 _ITEM_DECISION: Final = 2
+_CODE: Final = 1
+_CODE_DECISION: Final = 2
 _AHEAD_PURPOSES: Final = frozenset(
     {types_pb2.PURPOSE_TRAVEL_PLANNING, types_pb2.PURPOSE_HOLDER_ACCESS}
 )
@@ -210,10 +213,11 @@ class RecognitionService:
 
     # --- health codes -----------------------------------------------------------------------
 
-    async def issue_health_code(
-        self, request: pb.IssueHealthCodeRequest, call: Call
-    ) -> pb.IssueHealthCodeResponse:
-        """Give a holder a health code by the own rules, with what the destination asks for."""
+    async def issue_health_code(self, request: pb.IssueHealthCodeRequest, call: Call) -> bytes:
+        """Give a holder a health code by the own rules, with what the destination asks for.
+
+        :returns: an IssueHealthCodeResponse in its wire form.
+        """
         document = read_document(request.document, self._clock(), field="document")
         there: RuleBook | None = None
         if request.destination not in ("", self._province):
@@ -235,10 +239,8 @@ class RecognitionService:
             raise
         self._record(call, "IssueHealthCode", decided, request.purpose)
         signed = healthcode.sign(code, self._signer())
-        return pb.IssueHealthCodeResponse(
-            health_code=code_views.healthcode_to_proto(signed, code),
-            decision=views.decision_to_proto(decision),
-        )
+        view = code_views.healthcode_to_proto(signed, code).SerializeToString()
+        return embedded(_CODE, view) + embedded(_CODE_DECISION, views.decision_to_wire(decision))
 
     async def verify_health_code(
         self, request: pb.VerifyHealthCodeRequest, call: Call
