@@ -241,6 +241,7 @@ async def running(
                 cached_seconds=config.peers.cached_seconds,
                 presence_hours=config.peers.presence_hours,
                 clock=clock,
+                processes=worker.of,
             ),
             verifier=verifier,
             trust=keeper,

@@ -184,18 +184,22 @@ class Looking:
 
 
 class _Allowance:
-    """How much of one province's answers may still be kept: a bucket that empties with time."""
+    """How much of one province's answers may still be kept: a bucket that empties with time.
 
-    __slots__ = ("_at", "_level")
+    :param size: of it, in bytes.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_at", "_level", "_size")
+
+    def __init__(self, size: float) -> None:
+        self._size = size
         self._level = self._at = 0.0
 
     def takes(self, size: int, now: float) -> bool:
         """Take so many bytes at a Unix second, if there is room for them."""
-        drained = max(0.0, now - self._at) * KEPT_BYTES / KEPT_SECONDS
+        drained = max(0.0, now - self._at) * self._size / KEPT_SECONDS
         self._level, self._at = max(0.0, self._level - drained), now
-        if self._level + size > KEPT_BYTES:
+        if self._level + size > self._size:
             return False
         self._level += size
         return True
@@ -209,6 +213,7 @@ class Lookup:
     :param cached_seconds: how long after a province's last word its answers at hand count.
     :param presence_hours: how long after it "no record" by its filter counts.
     :param clock: gives aware datetimes in UTC.
+    :param processes: of the node, that keep answers in its store.
     """
 
     def __init__(
@@ -222,6 +227,7 @@ class Lookup:
         cached_seconds: float,
         presence_hours: float,
         clock: Callable[[], datetime],
+        processes: int = 1,
     ) -> None:
         self._province = province
         self._links = links
@@ -234,7 +240,9 @@ class Lookup:
         self._trust: TrustList | None = None
         self._others: tuple[str, ...] = ()
         self._unusable: tuple[str, ...] = ()
-        self._allowances: defaultdict[str, _Allowance] = defaultdict(_Allowance)
+        self._allowances: defaultdict[str, _Allowance] = defaultdict(
+            lambda: _Allowance(KEPT_BYTES / processes)
+        )
         self._nothing: dict[str, tuple[Found]] = {}
         """By province, "no record" by its filter: the same object until more is heard of it."""
 

@@ -56,8 +56,8 @@ LONGEST_AHEAD: Final = timedelta(days=30)
 """How far ahead an arrival may lie, by the contract."""
 _BREATH: Final = 16
 """Answers of a batch that are made before the event loop gets a turn."""
-# Numbers of fields: of a RecognizeResponse, of a BatchRecognizeResponse, of an item of it, and of an
-# IssueHealthCodeResponse.
+# Numbers of fields: of a RecognizeResponse, of a BatchRecognizeResponse, of an item of it, and of
+# an IssueHealthCodeResponse.
 _DECISION: Final = 1
 _ITEMS: Final = 1
 _ITEM_DECISION: Final = 2

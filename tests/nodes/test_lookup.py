@@ -184,7 +184,7 @@ class World:
         self.links = PeerLinks(HOME, tls)
         self.lookup = self.made()
 
-    def made(self, timeout=5.0) -> Lookup:
+    def made(self, timeout=5.0, processes=1) -> Lookup:
         return Lookup(
             province=HOME,
             links=self.links,
@@ -194,6 +194,7 @@ class World:
             cached_seconds=3600,
             presence_hours=24,
             clock=lambda: self.now,
+            processes=processes,
         )
 
     def pair(self, province):
@@ -593,14 +594,18 @@ async def test_what_is_no_attestation_of_the_holder_is_not_kept(world, make, rev
     assert world.kept.held == {}
 
 
-async def test_of_one_province_no_more_is_kept_than_its_share_until_time_passes(world, monkeypatch):
-    """However true it is: a province may sign as much as it likes."""
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_of_one_province_no_more_is_kept_than_its_share_until_time_passes(
+    world, monkeypatch, processes
+):
+    """However true it is: a province may sign as much as it likes. A node's processes share it."""
+    world.lookup = world.made(processes=processes)
     size = (
         MARK_BYTES
         + len(token())
         + len(answer(pb.SubjectAttestations(signed_attestations=[attested(STRANGER)])))
     )
-    share = 10 * (size + lookup.KEPT_COST)
+    share = 10 * (size + lookup.KEPT_COST) * processes
     monkeypatch.setattr(lookup, "KEPT_BYTES", share)
     holders = [token() for _ in range(30)]
     for code in (SICHUAN, HUBEI):
