@@ -1,6 +1,6 @@
 """A long steady load on a whole exchange, and what grows meanwhile (长稳测试).
 
-    make soak                                    an hour, at half of what Recognize can bear
+    make soak                                    an hour; half a core's work for Guangdong's node
     make soak SECONDS=90 RATE=200 DOOR=envoy     shorter, 200 calls a second, the other door
     make soak OUT=soak.jsonl PLOT=soak.png       every sample as a JSON line, and a picture
 
@@ -26,6 +26,7 @@ import math
 import multiprocessing
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -66,6 +67,7 @@ SHARES = {"recognize": 0.75, "verify": 0.10, "publish": 0.10, "revoke": 0.05}
 FRESH = 0.2
 """Of those who are recognised, whose attestation is so new that nothing of them is at hand."""
 CODES = 32
+_PROBE_RATE = 300.0
 _SLICE_SECONDS = 10.0
 _SAMPLES = 12
 """At least, however short it is."""
@@ -376,13 +378,11 @@ def verdict(samples: Sequence[dict[str, float]]) -> bool:
     return served and not grew
 
 
-def _capacity(field: Field) -> float:
-    """Recognize's, in calls a second, with all evidence at hand."""
-    target, requests = recognitions(field)
-    for request in requests:
-        field.load.once(target, request)
-    field.load.calls(target, requests, 2.0)
-    return statistics.median(field.load.calls(target, requests, 2.0).rate for _ in range(3))
+def _half(field: Field, pool: ProcessPoolExecutor) -> float:
+    """The rate that is half a core's work for the gate's node: most of it is one thread's."""
+    probe = Soak(field, _PROBE_RATE, _SLICE_SECONDS, pool)
+    probe.slice()
+    return _PROBE_RATE * 0.5 / probe.slice()[f"cpu.{GATE}"]
 
 
 def samples_of(soak: Soak, seconds: float, out: TextIO | None) -> Iterator[dict[str, float]]:
@@ -406,13 +406,14 @@ def samples_of(soak: Soak, seconds: float, out: TextIO | None) -> Iterator[dict[
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3600)
-    parser.add_argument("--rate", type=float, help="calls a second; half of the capacity otherwise")
+    parser.add_argument("--rate", type=float, help="calls a second; half a core's work otherwise")
     parser.add_argument("--door", choices=["grpcio", "envoy"])
     parser.add_argument("--out", type=Path, metavar="FILE", help="every sample as a JSON line")
     parser.add_argument("--plot", type=Path, metavar="PNG")
     options = parser.parse_args()
     if options.plot and not (VENV / "bin" / "python").exists():
         parser.error("--plot: there is no .bench to draw with; scripts/bench/README.md has how")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no node is left behind
     if options.door:
         os.environ["TONGXING_DOOR"] = options.door
     slices = min(_SLICE_SECONDS, options.seconds / _SAMPLES)
@@ -421,12 +422,12 @@ def main() -> int:
         field = Field(Path(scratch, "x"), stack.enter_context(Load()), PROVINCES, GATE)
         stack.callback(field.stop)
         field.start()
-        rate = options.rate or _capacity(field) / 2
+        spawn = multiprocessing.get_context("spawn")
+        pool = stack.enter_context(ProcessPoolExecutor(len(SHARES), mp_context=spawn))
+        rate = options.rate or _half(field, pool)
         console.print(
             f"{len(PROVINCES)} 个节点 nodes, {rate:,.0f} 次/秒 calls/s, {options.seconds:,.0f} s"
         )
-        spawn = multiprocessing.get_context("spawn")
-        pool = stack.enter_context(ProcessPoolExecutor(len(SHARES), mp_context=spawn))
         out = stack.enter_context(options.out.open("w")) if options.out else None
         samples: list[dict[str, float]] = []
         with contextlib.suppress(KeyboardInterrupt):  # what was seen until then is told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import signal
 import subprocess
 import sys
 import tempfile
@@ -127,6 +128,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.plot and not (VENV / "bin" / "python").exists():
         parser.error("--plot: there is no .bench to draw with; scripts/bench/README.md has how")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no node is left behind
     figures: list[Figure] = []
     with contextlib.ExitStack() as stack:
         bench = Bench(options.rounds, options.seconds, options.ours, stack)
