@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from nodes.config import NodeConfig
 from nodes.exposition import paged
+from nodes.folders import private_directory
 from nodes.given import given
 from nodes.metrics import of_process
 from nodes.peers.links import PeerLinks
@@ -25,7 +26,7 @@ from nodes.peers.shown import Showing
 from nodes.peers.sync import Synchroniser
 from nodes.peers.trust import TrustFollower
 from nodes.store.stores import Stores
-from nodes.worker import Worker, private_directory
+from nodes.worker import Worker
 from nodes.works import Works
 
 __all__ = ["run"]

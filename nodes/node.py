@@ -30,6 +30,7 @@ from nodes.doors.envoy import EnvoyDoor
 from nodes.doors.grpcio import GrpcioDoor
 from nodes.embedded import EmbeddedValkey
 from nodes.exposition import asked, paged, served
+from nodes.folders import name, private_directory
 from nodes.given import given
 from nodes.keysteps import KeySteps
 from nodes.known_statuses import KnownStatuses
@@ -61,7 +62,7 @@ from nodes.store import presence
 from nodes.store.feed import Feed
 from nodes.store.lognames import LogNames
 from nodes.store.stores import Stores
-from nodes.worker import Worker, name, private_directory
+from nodes.worker import Worker
 from nodes.works import Works
 
 __all__ = ["CONTRACT", "check", "run", "running", "serve"]

@@ -27,9 +27,10 @@ from exchange.errors import InvalidFieldError
 from nodes.config import EMBEDDED, NodeConfig
 from nodes.embedded import LONGEST_PAUSE, SHORTEST_PAUSE, EmbeddedValkey, die_with, locked
 from nodes.exposition import Sum, asked, served
+from nodes.folders import private_directory
 from nodes.listening import held
 from nodes.peers.memory import Memory, Page
-from nodes.worker import HEARD, LINE, VARIABLE, private_directory
+from nodes.worker import HEARD, LINE, VARIABLE
 
 __all__ = ["require", "run"]
 

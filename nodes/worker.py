@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Final
 
 from exchange.errors import InvalidFieldError
 
-__all__ = ["HEARD", "LINE", "VARIABLE", "Worker", "folders", "name", "private_directory"]
+__all__ = ["HEARD", "LINE", "VARIABLE", "Worker"]
 
 VARIABLE: Final = "TONGXING_WORKER"
 """The environment variable by which whoever starts several tells each its place: ``1/4``; or
@@ -24,8 +23,6 @@ HEARD: Final = "TONGXING_HEARD"
 """The same for where in memory it is told what was heard: process, descriptor and inode."""
 LINE: Final = "TONGXING_WORKER_LINE"
 """The same for the descriptor of a socket to `nodes.supervisor`: JSON, an object a line."""
-
-NAME_BYTES: Final = 8
 
 _FORM: Final = re.compile(r"(\d{1,3})/(\d{1,3})")
 _HEARING: Final = re.compile(r"hearing/([01])")
@@ -108,39 +105,3 @@ class Worker:
             pass
         finally:
             writer.close()
-
-
-def folders(data: Path) -> dict[int, Path]:
-    """Give what `Worker.folder` gave to each process that there is or ever was, by number."""
-    others = (data / "workers").glob("[0-9]*")
-    return {0: data, **{int(each.name): each for each in others if each.name.isdecimal()}}
-
-
-def name(folder: Path) -> bytes:
-    """Give the name by which a store tells this process from others: the same after a restart.
-
-    :param folder: the process's own; never a copy of another's, nor the name with it.
-    :return: 8 random bytes.
-    :raises InvalidFieldError: it can be neither read nor written.
-    """
-    path = folder / "name"
-    try:
-        if path.exists() and len(known := path.read_bytes()) == NAME_BYTES:
-            return known
-        new = path.with_suffix(".new")
-        new.write_bytes(made := secrets.token_bytes(NAME_BYTES))
-        new.rename(path)
-    except OSError as error:
-        raise InvalidFieldError(f"{path}: {error.strerror}", field="data") from None
-    return made
-
-
-def private_directory(path: Path) -> None:
-    """Make a folder of the node's own, closed to all other users.
-
-    :raises InvalidFieldError: it cannot be made; field ``data``.
-    """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidFieldError(f"{path}: {error.strerror}", field="data") from None

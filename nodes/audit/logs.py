@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from nodes.audit.days import Page, Place, newest
-from nodes.worker import Worker, folders
+from nodes.folders import folders
+from nodes.worker import Worker
 
 __all__ = ["Logs", "logs", "page"]
 
