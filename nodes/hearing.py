@@ -18,7 +18,7 @@ from nodes.config import NodeConfig
 from nodes.exposition import paged
 from nodes.folders import private_directory
 from nodes.given import given
-from nodes.metrics import of_process
+from nodes.metrics import of_process, of_resynchronisations
 from nodes.peers.links import PeerLinks
 from nodes.peers.memory import Handle, Memory
 from nodes.peers.remote import Remotes
@@ -70,17 +70,21 @@ async def run(config: NodeConfig) -> None:
         if has.registry:
             works.start(TrustFollower(has.keeper, has.registry, peers).run())
         if config.metrics:
-            works.start(worker.tell_metrics(paged(_Process())))
+            works.start(worker.tell_metrics(paged(_Process(syncs))))
         stack.callback(has.keeper.release)
         await stop.wait()
 
 
 class _Process(Collector):
-    """What there is to tell of the process itself; of the peers, those tell that look."""
+    """What there is to tell of the process; how the peers stand, those tell that look."""
+
+    def __init__(self, syncs: Synchroniser) -> None:
+        self._syncs = syncs
 
     def collect(self) -> list[Metric]:
         """All of it, as it is now."""
-        return [of_process(shared=True)]
+        peers = list(self._syncs.all.values())
+        return [of_process(shared=True), of_resynchronisations(peers)]
 
 
 def _clock() -> datetime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from nodes.store.appeals import Standing
 from nodes.tlsfiles import TlsFiles
 from nodes.trust import TrustKeeper
 
-__all__ = ["NodeMetrics", "of_process"]
+__all__ = ["NodeMetrics", "of_process", "of_resynchronisations"]
 
 
 class Log(Protocol):
@@ -39,6 +39,18 @@ class Log(Protocol):
     @property
     def writable(self) -> bool:
         """Whether it was when it was last tried."""
+
+
+class Resynchronised(Protocol):
+    """A province whose changes are heard."""
+
+    @property
+    def province(self) -> str:
+        """Its code."""
+
+    @property
+    def resynchronisations(self) -> int:
+        """How often its whole state was fetched."""
 
 
 class NodeMetrics(Collector):
@@ -88,6 +100,7 @@ class NodeMetrics(Collector):
 
     def collect(self) -> list[Metric]:
         """All of it, as it is now."""
+        views = self._views()
         ends = GaugeMetricFamily(
             "tongxing_certificate_end_seconds", "When a certificate ends.", labels=["what"]
         )
@@ -102,7 +115,8 @@ class NodeMetrics(Collector):
             of_process(shared=self._hears),
             *_of_log(self._audit, self._recorded_before),
             _of_decisions(self._decided),
-            *_of_peers(self._views()),
+            *_of_peers(views),
+            *([of_resynchronisations(views)] if self._hears else []),
             *_of_appeals(self._appeals(), self._clock()),
             _gauge("tongxing_places", "Calls that each caller may have at once.", self._places()),
             *_of_refused(self._refused()),
@@ -171,11 +185,6 @@ _GAUGES: tuple[tuple[str, str, _Of], ...] = (
 _COUNTERS: tuple[tuple[str, str, _Of], ...] = (
     ("tongxing_peer_calls", "Calls made to the province.", lambda view: view.calls),
     ("tongxing_peer_errors", "Calls to the province that failed.", lambda view: view.errors),
-    (
-        "tongxing_peer_resynchronisations",
-        "How often the province's whole state was fetched.",
-        lambda view: view.resynchronisations,
-    ),
 )
 
 
@@ -225,6 +234,18 @@ def _of_peers(views: Sequence[PeerView]) -> Iterator[Metric]:
         for view in views:
             counter.add_metric([view.province], value(view))
         yield counter
+
+
+def of_resynchronisations(peers: Iterable[Resynchronised]) -> Metric:
+    """What whoever hears the provinces has to tell of it, once a node."""
+    counter = CounterMetricFamily(
+        "tongxing_peer_resynchronisations",
+        "How often the province's whole state was fetched.",
+        labels=["province"],
+    )
+    for peer in peers:
+        counter.add_metric([peer.province], peer.resynchronisations)
+    return counter
 
 
 def _of_appeals(standing: Standing | None, now: datetime) -> Iterator[Metric]:

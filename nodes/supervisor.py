@@ -252,6 +252,8 @@ class _Place:
         self.lasts = lasts
         self.process: _Process | None = None
         self.serves = asyncio.Event()
+        self.left = asyncio.Event()
+        """Set where nobody is to take it any more."""
 
 
 class _Workers:
@@ -271,6 +273,7 @@ class _Workers:
         self._spare = _Place(of, f"{of}/{of + 1}", lasts=False)
         self._hearing = _Place("hearing", "hearing/0")
         self._next_hearing = _Place("hearing", "hearing/1", lasts=False)
+        self._hearing_kept: asyncio.Task[None]
         self._keepers: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._renew = asyncio.Event()
@@ -337,7 +340,7 @@ class _Workers:
             for place in places:
                 await place.serves.wait()
             if places is first:
-                self._keep(self._hearing)
+                self._hearing_kept = self._keep(self._hearing)
         process = self._places[0].process
         log.info(
             "node.serving",
@@ -365,11 +368,14 @@ class _Workers:
         if spare.process:
             await spare.process.end(self._patience)
         await kept
-        if await self._begin(self._next_hearing):
-            self._hearing, self._next_hearing = self._next_hearing, self._hearing
-            self._hearing.lasts, self._next_hearing.lasts = True, False
-            if self._next_hearing.process:
-                await self._next_hearing.process.end(self._patience)
+        if kept := await self._begin(self._next_hearing):
+            former, formerly_kept = self._hearing, self._hearing_kept
+            self._hearing, self._next_hearing, self._hearing_kept = self._next_hearing, former, kept
+            self._hearing.lasts, former.lasts = True, False
+            former.left.set()  # perhaps it is between two processes
+            if former.process:
+                await former.process.end(self._patience)
+            await formerly_kept
             log.info("node.restarted")
 
     async def _begin(self, place: _Place) -> asyncio.Task[None] | None:
@@ -377,6 +383,8 @@ class _Workers:
 
         :returns: what ends with the process; None where it does not start.
         """
+        place.left.clear()
+        place.serves.clear()
         kept = self._keep(place)
         serves = asyncio.create_task(place.serves.wait())
         await asyncio.wait({kept, serves}, return_when=asyncio.FIRST_COMPLETED)
@@ -405,7 +413,8 @@ class _Workers:
             began = loop.time()
             process = place.process = await self._launch(place)
             log.info("node.worker_started", worker=place.name, pid=process.pid)
-            if self._stop.is_set():
+            if self._stop.is_set() or place.left.is_set():
+                process.ending = True
                 process.signal(signal.SIGTERM)
             if await process.begun():
                 log.info("node.worker_serves", worker=place.name, pid=process.pid)
@@ -415,14 +424,18 @@ class _Workers:
             place.serves.clear()
             place.process = None
             self._sum.ended(process.page)
-            if self._ended(place, process, code) or not place.lasts:
+            if self._ended(place, process, code) or not place.lasts or place.left.is_set():
                 return
             if process.ending:
                 continue
             if loop.time() - began > LONGEST_PAUSE:
                 pause = SHORTEST_PAUSE
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), pause)
+            waits = [asyncio.create_task(each.wait()) for each in (self._stop, place.left)]
+            await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            for each in waits:
+                each.cancel()
+            if place.left.is_set():
+                return
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _ended(self, place: _Place, process: _Process, code: int) -> bool:

@@ -46,7 +46,7 @@ class RecentChanges:
 
     Each subject has one of 2^20 slots, which holds the number of the last message that named a
     subject of that slot. So 8 MiB are enough, and nothing is forgotten: a wrong yes needs that
-    another subject of the slot was named since. Pages that nobody touched take no room.
+    another subject of the slot was named since.
 
     :param memory: `SIZE` bytes, zero at first.
     """
@@ -102,7 +102,7 @@ class RecentChanges:
 class RevokedPlaces:
     """The revoked places (撤销) of a province's status lists. What is set once stays set.
 
-    :param memory: `SIZE` bytes, zero at first. Pages that nobody touched take no room.
+    :param memory: `SIZE` bytes, zero at first, of which those that are used take room.
     """
 
     SIZE: Final = _DIRECTORY_BYTES + MOST_LISTS * _LIST_BYTES
@@ -119,8 +119,12 @@ class RevokedPlaces:
 
     def __contains__(self, place: tuple[int, int]) -> bool:
         number, index = place
-        start = self._starts().get(number)
-        return start is not None and self._bits[start + (index >> 3)] >> (index & 7) & 1 > 0
+        start, at = self._starts().get(number), index >> 3
+        return (
+            start is not None
+            and at < self._used(start)
+            and self._bits[start + at] >> (index & 7) & 1 > 0
+        )
 
     def add(self, number: int, index: int) -> None:
         """Set one.
@@ -183,7 +187,8 @@ class RevokedPlaces:
         return self._places
 
     def _used(self, start: int) -> int:
-        return self._words[_USED + start // _LIST_BYTES]
+        used: int = self._words[_USED + start // _LIST_BYTES]
+        return used
 
     def _start(self, number: int, used: int) -> int:
         """Where a list's bits begin; it is given a room where it has none.

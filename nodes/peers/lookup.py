@@ -144,7 +144,7 @@ class _Question:
         self.kept_as_of = kept_as_of
         """As of when what it answered before stands; None: that counts no more."""
         # Before anything is asked: whatever changes from here on is not missed.
-        self.mark = None if sync is None else sync.mark()
+        self.mark = None if sync is None or sync.as_of is None else sync.mark()
 
     def recall(self, kept: bytes, token: bytes) -> Found | None:
         """What was kept of a token; None where it has perhaps changed, or is another's."""

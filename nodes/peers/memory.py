@@ -6,18 +6,19 @@ when the writer has gone.
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
 import weakref
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from struct import Struct
 from typing import Any, Final, NamedTuple
 
 __all__ = ["Handle", "Memory", "Page"]
 
-_head: Final = Struct("<QI")
+_HEAD_BYTES: Final = 24
 
 
 class Handle(NamedTuple):
@@ -35,7 +36,9 @@ class Handle(NamedTuple):
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Memory:
-    """Some bytes, all zero at first. Pages that nobody touched take no room.
+    """Some bytes, all zero at first.
+
+    Pages take room once they are written; of what is shared, also once they are read.
 
     :param handle: None where no other process can open it.
     """
@@ -68,20 +71,26 @@ class Memory:
         return made
 
     @classmethod
-    def of(cls, handle: Handle, *, write: bool = False) -> Memory | None:
-        """Open what another process made; None where it is not there any more.
+    def of(cls, handle: Handle, *, write: bool = False) -> Memory:
+        """Open what another process made.
 
         :param write: whether it may be written, too.
+        :raises OSError: it cannot be opened, or is not there any more.
         """
         mode, access = (os.O_RDWR, mmap.ACCESS_WRITE) if write else (os.O_RDONLY, mmap.ACCESS_READ)
-        with suppress(OSError):
-            descriptor = os.open(f"/proc/{handle.pid}/fd/{handle.descriptor}", mode)
-            try:
-                status = os.fstat(descriptor)
-                if status.st_ino == handle.inode:
-                    return cls(memoryview(mmap.mmap(descriptor, 0, access=access)), handle)
-            finally:
-                os.close(descriptor)
+        descriptor = os.open(f"/proc/{handle.pid}/fd/{handle.descriptor}", mode)
+        try:
+            if os.fstat(descriptor).st_ino != handle.inode:
+                raise FileNotFoundError(errno.ENOENT, "it is another one by now")
+            return cls(memoryview(mmap.mmap(descriptor, 0, access=access)), handle)
+        finally:
+            os.close(descriptor)
+
+    @classmethod
+    def found(cls, handle: Handle) -> Memory | None:
+        """Open it to be read; None where that fails."""
+        with suppress(OSError, ValueError):
+            return cls.of(handle)
         return None
 
 
@@ -93,10 +102,13 @@ class Page:
 
     SIZE: Final = 4096
 
-    __slots__ = ("_memory", "_seen")
+    __slots__ = ("_data", "_head", "_seen")
 
     def __init__(self, memory: memoryview) -> None:
-        self._memory = memory
+        # How often it was written, twice, and one more while it is being written; its length and
+        # its CRC-32. By words: each is stored at once.
+        self._head = memory[:_HEAD_BYTES].cast("Q")
+        self._data = memory[_HEAD_BYTES:]
         self._seen = 0
 
     def write(self, value: dict[str, Any]) -> None:
@@ -105,21 +117,23 @@ class Page:
         :raises ValueError: it is longer than the page.
         """
         data = json.dumps(value, separators=(",", ":")).encode()
-        if len(data) > len(self._memory) - _head.size:
+        if len(data) > len(self._data):
             raise ValueError("longer than a page")
-        memory, (number, _) = self._memory, _head.unpack_from(self._memory)
-        number |= 1  # odd: being written; so too where who wrote it before was killed meanwhile
-        _head.pack_into(memory, 0, number, len(data))
-        memory[_head.size : _head.size + len(data)] = data
-        _head.pack_into(memory, 0, number + 1, len(data))
+        head = self._head
+        head[0] = number = head[0] | 1  # so too where who wrote it before was killed meanwhile
+        head[1], head[2] = len(data), zlib.crc32(data)
+        self._data[: len(data)] = data
+        head[0] = number + 1
 
     def read(self) -> dict[str, Any] | None:
         """Give it, where it is another than at the last look, and whole."""
-        number, size = _head.unpack_from(self._memory)
+        head = self._head
+        number = head[0]
         if number == self._seen or number & 1:
             return None
-        data = bytes(self._memory[_head.size : _head.size + size])
-        if _head.unpack_from(self._memory)[0] != number:
+        size, checksum = head[1], head[2]
+        data = bytes(self._data[:size])
+        if head[0] != number or zlib.crc32(data) != checksum:
             return None
         self._seen = number
         value: dict[str, Any] = json.loads(data)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
 
+from exchange.errors import InvalidFieldError
 from exchange.presence import PresenceFilter
 from exchange.statuslist import StatusReference
 from exchange.trust.trustlist import TrustList
@@ -29,6 +31,12 @@ log = structlog.get_logger(__name__)
 
 SHOW_SECONDS: Final = 0.01
 LOOK_SECONDS: Final = 0.02
+BEAT_SECONDS: Final = 1.0
+SILENT_SECONDS: Final = 5.0
+"""Without a beat, nobody hears."""
+NOBODY_HEARS: Final = "the process that hears the provinces has ended, or hangs"
+FORM: Final = 1
+"""Of all that lies in shared memory; another version's is not looked at."""
 TAKE_OVER_SECONDS: Final = 60.0
 """How long another process is left to show what it heard, while some peers cannot be reached."""
 
@@ -46,12 +54,13 @@ class Showing:
         self._shown = shown
         self._owner: int | None = None
         self._pages: dict[str, tuple[PeerSync, dict[str, Any]]] = {}
-        self._listed: dict[str, Any] = {}
+        self._listed: object = None
+        self._beat = 0.0
 
     async def run(self) -> None:
         """Show, for ever: at first beside another process that does, until no peer is missing."""
-        end = asyncio.get_running_loop().time() + TAKE_OVER_SECONDS
-        while not (self._alone() or self._hears_all() or asyncio.get_running_loop().time() > end):
+        end = time.monotonic() + TAKE_OVER_SECONDS
+        while not (self._may_list() or self._hears_all() or time.monotonic() > end):
             self._show()
             await asyncio.sleep(SHOW_SECONDS)
         self._show()
@@ -60,24 +69,22 @@ class Showing:
         while True:
             await asyncio.sleep(SHOW_SECONDS)
             self._show()
-            if self._is_owner():
+            if self._may_list():
                 self._list()
 
-    def _alone(self) -> bool:
+    def _may_list(self) -> bool:
         """Whether nobody else shows anything now."""
-        self._is_owner()
-        return self._owner is None or not _lives(self._owner)
-
-    def _is_owner(self) -> bool:
         if (said := self._index.read()) is not None:
             self._owner = said["pid"]
-        return self._owner == os.getpid()
+        return self._owner in (None, os.getpid()) or not _lives(self._owner)
 
     def _hears_all(self) -> bool:
         return all(each.as_of is not None for each in self._syncs.all.values())
 
     def _show(self) -> None:
         """Bring each peer's page up to date."""
+        for gone in self._pages.keys() - self._syncs.all.keys():
+            del self._pages[gone]
         for province, sync in self._syncs.all.items():
             page = _page(sync)
             if self._pages.get(province) != (sync, page):
@@ -85,12 +92,13 @@ class Showing:
                 sync.memory.page.write(page)
 
     def _list(self) -> None:
-        """Bring the index up to date."""
+        """Bring the index up to date; at least so often that everybody sees that this one lives."""
         peers = {province: sync.memory.memory.handle for province, sync in self._syncs.all.items()}
-        listed = {"pid": os.getpid(), "peers": peers}
-        if listed != self._listed:
-            self._listed = listed
-            self._index.write(listed)
+        now = time.monotonic()  # the same for all processes
+        if (peers, self._owner) != self._listed or now > self._beat + BEAT_SECONDS:
+            self._beat, self._owner = now, os.getpid()
+            self._listed = peers, self._owner
+            self._index.write({"form": FORM, "pid": self._owner, "beat": now, "peers": peers})
 
 
 class Shown:
@@ -102,6 +110,8 @@ class Shown:
     def __init__(self, index: Handle) -> None:
         self._index = _opened(index)
         self._peers: dict[str, ShownPeer] = {}
+        self._handles: dict[str, Handle] = {}
+        self._beat = 0.0
         self._look()
 
     async def run(self) -> None:
@@ -127,17 +137,16 @@ class Shown:
 
     def _look(self) -> None:
         if (said := self._index.read()) is not None:
-            self._follow({code: Handle(*where) for code, where in said["peers"].items()})
-        for peer in self._peers.values():
-            peer.look()
-
-    def _follow(self, peers: Mapping[str, Handle]) -> None:
-        for code in self._peers.keys() - peers.keys():
-            del self._peers[code]
-        for code, handle in peers.items():
+            same = said["form"] == FORM  # else it is another version's, and about to end
+            self._beat = said["beat"]
+            self._handles = {c: Handle(*at) for c, at in said["peers"].items()} if same else {}
+            for code in self._peers.keys() - self._handles.keys():
+                del self._peers[code]
+        heard = time.monotonic() < self._beat + SILENT_SECONDS
+        for code, handle in self._handles.items():
             if code not in self._peers:
                 self._peers[code] = ShownPeer(code)
-            self._peers[code].open(handle)
+            self._peers[code].look(handle, heard=heard)
 
 
 class ShownPeer:
@@ -161,19 +170,27 @@ class ShownPeer:
         self._memory = PeerMemory(Memory.own(PeerMemory.SIZE))
         self._latest = self._memory
         self._filter: Handle | None = None
+        self._said: dict[str, Any] | None = None
+        self._heard = True
 
-    def open(self, handle: Handle) -> None:
-        """Look at another piece of memory from now on, where it is another one."""
-        if self._latest.memory.handle != handle:
-            memory = Memory.of(handle)
-            if memory is not None:
-                self._latest = PeerMemory(memory)
+    def look(self, handle: Handle, *, heard: bool) -> None:
+        """See how it stands now.
 
-    def look(self) -> None:
-        """See how it stands now."""
+        :param handle: where.
+        :param heard: whether anybody hears it: else what was heard stands, and no more is known.
+        """
+        if self._latest.memory.handle != handle and (memory := Memory.found(handle)):
+            self._latest = PeerMemory(memory)
         said = self._latest.page.read()
-        if said is None:
+        if said is None and heard is self._heard:
             return
+        self._said, self._heard = said or self._said, heard
+        if self._said is not None:
+            self._take(self._said)
+        if not heard:
+            self.state, self.last_error = SyncState.SILENT, NOBODY_HEARS
+
+    def _take(self, said: Mapping[str, Any]) -> None:
         self.state = SyncState[said["state"]]
         self.presence_time = _time(said["presence_time"])
         self.generation = said["generation"]
@@ -206,7 +223,7 @@ class ShownPeer:
         """Whether the filter is at hand that a page names."""
         handle = Handle(*said["filter"])
         if handle != self._filter:
-            memory = Memory.of(handle)
+            memory = Memory.found(handle)
             if memory is None:  # there is another one by now, and the next page names it
                 return False
             self._filter = handle
@@ -237,8 +254,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _always: Final = lambda _subject: True  # noqa: E731
 
 
-def _microseconds(time: datetime | None) -> int | None:
-    return None if time is None else (time - _EPOCH) // timedelta(microseconds=1)
+def _microseconds(at: datetime | None) -> int | None:
+    return None if at is None else (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _time(microseconds: int | None) -> datetime | None:
@@ -246,10 +263,15 @@ def _time(microseconds: int | None) -> datetime | None:
 
 
 def _opened(index: Handle, *, write: bool = False) -> Page:
-    memory = Memory.of(index, write=write)
-    if memory is None:
-        raise RuntimeError("whoever started this process has gone")
-    return Page(memory.view)
+    try:
+        return Page(Memory.of(index, write=write).view)
+    except OSError as error:
+        raise InvalidFieldError(
+            f"what the node's processes share cannot be opened: {error.strerror}",
+            field="workers",
+            remedy="let them open each other's /proc/PID/fd (Python must have no file"
+            " capabilities), or leave it out",
+        ) from None
 
 
 def _lives(pid: int) -> bool:

@@ -239,6 +239,7 @@ class PeerSync:
             if fault is None:
                 continue
             self._note(fault)
+            del fault  # and what its frames hold: half a filter, perhaps
             if self._was_healthy():
                 pause = self._first_pause
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # no secret

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from hearing import FakePeer, heartbeat, now, revocation, until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.errors import StoreUnavailableError
+from exchange.errors import InvalidFieldError, StoreUnavailableError
 from exchange.statuslist import StatusReference
 from nodes.memory import resident
 from nodes.peers import shown
@@ -39,6 +41,7 @@ def test_shared_memory_is_seen_by_who_opens_it_and_written_by_who_may():
     assert seen.view[7] == 9
     with pytest.raises(TypeError):
         seen.view[7] = 8
+    assert Memory.found(made.handle) is not None
     Memory.of(made.handle, write=True).view[7] = 10
     assert made.view[7] == 10
 
@@ -50,9 +53,10 @@ def test_what_is_gone_cannot_be_opened_and_who_has_it_keeps_it():
     del made
     other = Memory.shared(4096)  # has the same descriptor
     assert other.handle.descriptor == handle.descriptor
-    assert Memory.of(handle) is None
-    assert Memory.of(handle._replace(descriptor=12345)) is None
-    assert Memory.of(handle._replace(pid=2**22 + 1)) is None
+    for gone in (handle, handle._replace(descriptor=12345), handle._replace(pid=2**22 + 1)):
+        assert Memory.found(gone) is None
+        with pytest.raises(FileNotFoundError):
+            Memory.of(gone)
     assert seen.view[0] == 1
 
 
@@ -77,11 +81,24 @@ def test_a_page_is_read_as_it_was_written_and_only_once(values):
 
 
 def test_a_page_that_is_too_small_is_left_as_it_was():
-    page = Page(Memory.own(Page.SIZE).view)
-    page.write({"a": 1})
+    memory = Memory.own(Page.SIZE).view
+    Page(memory).write({"a": 1})
     with pytest.raises(ValueError, match="page"):
-        page.write({"a": "x" * Page.SIZE})
-    assert Page(page._memory).read() == {"a": 1}
+        Page(memory).write({"a": "x" * Page.SIZE})
+    assert Page(memory).read() == {"a": 1}
+
+
+@pytest.mark.parametrize("at", [8, 16, 30])
+def test_a_page_of_which_a_part_is_not_there_yet_is_read_once_it_is(at):
+    """As another processor may see it: its length, its sum or its bytes are those from before."""
+    memory = Memory.own(Page.SIZE).view
+    reads = Page(memory)
+    Page(memory).write({"a": 1, "b": "x" * 100})
+    there = memory[at]
+    memory[at] ^= 1
+    assert reads.read() is None
+    memory[at] = there
+    assert reads.read() == {"a": 1, "b": "x" * 100}
 
 
 def test_a_page_whose_writer_was_killed_amid_it_is_not_read_and_the_next_one_is():
@@ -308,3 +325,58 @@ async def test_who_takes_over_waits_until_no_peer_is_missing(index, seen):
     await second.shown.wait()
     await until(lambda: sichuan.perhaps(LI) and not sichuan.perhaps(WANG))
     await second.end()
+
+
+async def test_a_process_that_could_not_open_it_at_first_sees_it_later(index, seen, monkeypatch):
+    """It had too many files open at that moment."""
+    opened = Memory.found
+    monkeypatch.setattr(Memory, "found", lambda _handle: None)
+    hearing = Hearing(index.handle, p510000=FakePeer(WANG))
+    await until(lambda: seen.get(SICHUAN) is not None)
+    await until(lambda: hearing.syncs.get(SICHUAN).as_of is not None)
+    assert seen.get(SICHUAN).as_of is None
+    assert seen.get(SICHUAN).perhaps(STRANGER)
+    monkeypatch.setattr(Memory, "found", opened)
+    assert not (await fresh(seen)).perhaps(STRANGER)
+    await hearing.end()
+
+
+async def test_where_nobody_hears_any_more_it_is_said_until_somebody_does(index, seen, monkeypatch):
+    monkeypatch.setattr(shown, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(shown, "BEAT_SECONDS", 0.02)
+    hearing = Hearing(index.handle, p510000=FakePeer(WANG))
+    sichuan = await fresh(seen)
+    await hearing.end()
+    await until(lambda: sichuan.state is SyncState.SILENT)
+    assert sichuan.last_error == shown.NOBODY_HEARS
+    assert sichuan.as_of is not None
+    assert not sichuan.perhaps(STRANGER)
+    again = Hearing(index.handle, p510000=FakePeer(WANG))
+    await until(lambda: sichuan.state is SyncState.SYNCHRONISED)
+    assert sichuan.last_error == ""
+    await again.end()
+
+
+async def test_what_another_version_shows_is_not_looked_at(index, seen, monkeypatch):
+    hearing = Hearing(index.handle, p510000=FakePeer(WANG))
+    await fresh(seen)
+    monkeypatch.setattr(shown, "FORM", shown.FORM + 1)
+    other = Shown(index.handle)
+    assert other.get(SICHUAN) is None
+    await hearing.end()
+
+
+def test_where_nothing_can_be_opened_the_remedy_is_named(index):
+    with pytest.raises(InvalidFieldError, match="/proc/PID/fd") as refused:
+        Shown(index.handle._replace(inode=1))
+    assert refused.value.field == "workers"
+
+
+async def test_what_is_known_of_a_province_that_left_is_let_go(index, seen):
+    hearing = Hearing(index.handle, p510000=FakePeer(WANG), p310000=FakePeer(LI))
+    await fresh(seen, SHANGHAI)
+    gone = weakref.ref(hearing.syncs.get(SHANGHAI))
+    hearing.follow(SICHUAN)
+    await until(lambda: seen.get(SHANGHAI) is None)
+    await until(lambda: gc.collect() >= 0 and gone() is None)
+    await hearing.end()
