@@ -66,6 +66,7 @@ class Showing:
         self._show()
         self._list()
         self._shown()
+        log.info("hearing.shown", provinces=len(self._syncs.all))
         while True:
             await asyncio.sleep(SHOW_SECONDS)
             self._show()
