@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from datetime import UTC, datetime
 
 import structlog
@@ -25,6 +24,7 @@ from nodes.peers.remote import Remotes
 from nodes.peers.shown import Showing
 from nodes.peers.sync import Synchroniser
 from nodes.peers.trust import TrustFollower
+from nodes.signals import on_end
 from nodes.store.stores import Stores
 from nodes.worker import Worker
 from nodes.works import Works
@@ -41,9 +41,7 @@ async def run(config: NodeConfig) -> None:
     :raises Exception: what the work failed with; it is logged as well.
     """
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, stop.set)
+    on_end(stop.set)
     worker = Worker.here()
     if worker.heard is None:
         raise RuntimeError("nobody looks at what this process would hear")

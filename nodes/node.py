@@ -7,7 +7,6 @@ import contextlib
 import functools
 import gc
 import shutil
-import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -16,9 +15,7 @@ from pathlib import Path
 import structlog
 
 from exchange.attestations import AttestationVerifier
-from exchange.errors import (
-    InvalidFieldError,
-)
+from exchange.errors import InvalidFieldError
 from exchange.keys import Algorithm
 from nodes.audit.log import AuditLog
 from nodes.audit.logs import Logs
@@ -58,6 +55,7 @@ from nodes.services.peering import PeeringService
 from nodes.services.recognition import RecognitionService
 from nodes.services.status_list import StatusListService
 from nodes.services.trust import TrustService
+from nodes.signals import on_end
 from nodes.store import presence
 from nodes.store.feed import Feed
 from nodes.store.lognames import LogNames
@@ -99,10 +97,7 @@ async def run(config: NodeConfig) -> None:
     :raises Exception: what the work failed with; it is logged as well.
     """
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            loop.add_signal_handler(number, stop.set)
+    on_end(stop.set)
     await serve(config, stop)
 
 

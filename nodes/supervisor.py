@@ -30,6 +30,7 @@ from nodes.exposition import Sum, asked, served
 from nodes.folders import private_directory
 from nodes.listening import held
 from nodes.peers.memory import Memory, Page
+from nodes.signals import on_end
 from nodes.worker import HEARD, LINE, VARIABLE
 
 __all__ = ["require", "run"]
@@ -78,11 +79,8 @@ async def run(config: NodeConfig, file: Path) -> int:
             return await _Process.start(command, environment, lock, tells=tells)
 
         workers = _Workers(config, launch)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                loop.add_signal_handler(number, workers.stop)
-        loop.add_signal_handler(signal.SIGUSR2, workers.renew)
+        on_end(workers.stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, workers.renew)
         lock = await stack.enter_async_context(_alone(config.data))
         heard = Memory.shared(Page.SIZE)
         environment[HEARD] = "/".join(map(str, heard.handle or ()))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
+from google.protobuf.message import Message
 
 from exchange.v1 import peer_service_pb2, recognition_service_pb2
 from nodes.trial import wait_until
@@ -224,23 +225,19 @@ def hearing(case: str, field: Field, rounds: int) -> Iterator[Figure]:
 
 def recognitions(field: Field) -> tuple[Target, list[bytes]]:
     """Recognize at the asked node, and a request for each holder."""
-    requests = [
-        recognition_service_pb2.RecognizeRequest(
-            document=document(number), purpose="PURPOSE_ENTRY_CHECK"
-        ).SerializeToString()
-        for number in field.holders
-    ]
-    return field.target(field.asked, "app", _RECOGNIZE), requests
+    return _of_each(field, _RECOGNIZE, recognition_service_pb2.RecognizeRequest)
 
 
 def _codes(field: Field) -> tuple[Target, list[bytes]]:
+    return _of_each(field, _ISSUE, recognition_service_pb2.IssueHealthCodeRequest)
+
+
+def _of_each(field: Field, path: str, form: Callable[..., Message]) -> tuple[Target, list[bytes]]:
     requests = [
-        recognition_service_pb2.IssueHealthCodeRequest(
-            document=document(number), purpose="PURPOSE_ENTRY_CHECK"
-        ).SerializeToString()
+        form(document=document(number), purpose="PURPOSE_ENTRY_CHECK").SerializeToString()
         for number in field.holders
     ]
-    return field.target(field.asked, "app", _ISSUE), requests
+    return field.target(field.asked, "app", path), requests
 
 
 def _expect(holds: bool, case: str) -> None:
